@@ -1,0 +1,226 @@
+//! A worker's main loop: read a task, claim it, run it, write its result.
+//!
+//! What runs a task is behind [`Interpreter`]; here is nothing but frames, claims and the question of
+//! when to tell the supervisor. Results lie in the ring of the shared page as soon as they are there,
+//! so nothing is lost by ringing late: the doorbell waits while more short tasks are at hand, and
+//! the supervisor looks for itself when one of them turns out to be long.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::error::{Error, Result};
+use crate::frame::{Decoder, HEADER_BYTES, Header, Kind};
+use crate::payload::Payload;
+use crate::sys::page::PageUser;
+use crate::sys::{clock, socket};
+use crate::time::Time;
+
+/// Results up to this size go through the ring.
+const RING_BYTES: usize = 8 * 1024;
+
+/// How long a result may lie in the ring while more tasks are at hand.
+const RING_DELAY: Duration = Duration::from_micros(100);
+
+/// Bytes read at once.
+const READ_BYTES: usize = 64 * 1024;
+
+/// What a task brought.
+#[derive(Debug)]
+pub struct Reply {
+    /// Whether it raised, so that the payload is an exception.
+    pub raised: bool,
+    /// The pickled value or exception.
+    pub payload: Payload,
+    /// Whether the worker asks to be replaced.
+    pub recycle: bool,
+}
+
+/// What runs the tasks.
+pub trait Interpreter {
+    /// Run a pickled call. `seq` is its number, by which it may be interrupted meanwhile.
+    fn call(&mut self, seq: u32, call: Payload) -> Reply;
+
+    /// Apply pickled changes of the environment.
+    fn apply_environ(&mut self, changes: Payload);
+
+    /// Do something that may block, letting other threads run meanwhile.
+    fn while_others_run<R: Send>(&mut self, act: impl FnOnce() -> R + Send) -> R;
+
+    /// A signal came while nothing ran: let its handlers have it.
+    fn handle_signals(&mut self);
+}
+
+/// Why the loop ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to go.
+    Retired,
+    /// The supervisor is gone.
+    Abandoned,
+}
+
+/// The worker's end of the connection.
+#[derive(Debug)]
+pub struct Session {
+    socket: OwnedFd,
+    page: Arc<PageUser>,
+    decoder: Decoder,
+    buffer: Box<[u8]>,
+    waiting: VecDeque<(Header, Vec<u8>)>,
+    // When the first result was written that the supervisor was not told of.
+    untold: Option<Time>,
+}
+
+impl Session {
+    /// A session over a connected socket and the page that goes with it.
+    pub fn new(socket: OwnedFd, page: Arc<PageUser>) -> Self {
+        Self {
+            socket,
+            page,
+            decoder: Decoder::default(),
+            buffer: vec![0; READ_BYTES].into_boxed_slice(),
+            waiting: VecDeque::new(),
+            untold: None,
+        }
+    }
+
+    /// Wait for the environment that the supervisor has for this worker.
+    ///
+    /// Returns false if the supervisor is gone.
+    pub fn receive_environ(&mut self, interpreter: &mut impl Interpreter) -> Result<bool> {
+        loop {
+            match self.waiting.pop_front() {
+                Some((Header { kind: Kind::Environ, .. }, body)) => {
+                    interpreter.apply_environ(body.into());
+                    return Ok(true);
+                }
+                Some(_) => return Err(Error::Frame("the environment comes first")),
+                None if !self.read(interpreter)? => return Ok(false),
+                None => {}
+            }
+        }
+    }
+
+    /// Say that tasks may come.
+    pub fn ready(&self) -> Result<()> {
+        self.write(Header::bare(Kind::Ready), &[])
+    }
+
+    /// Say that the initializer raised.
+    pub fn initializer_failed(&self, exception: &Payload) -> Result<()> {
+        self.write(
+            Header { len: exception.len() as u64, ..Header::bare(Kind::InitializerFailed) },
+            &exception.body,
+        )
+    }
+
+    /// Run tasks until there will be no more.
+    ///
+    /// # Errors
+    ///
+    /// If the connection fails or the supervisor sends what is not a frame; the worker can't go on.
+    pub fn run(&mut self, interpreter: &mut impl Interpreter) -> Result<Ended> {
+        loop {
+            let Some((header, body)) = self.waiting.pop_front() else {
+                self.ring()?;
+                if !self.read(interpreter)? {
+                    return Ok(Ended::Abandoned);
+                }
+                continue;
+            };
+            match header.kind {
+                Kind::Task => self.run_task(header.seq, body.into(), interpreter)?,
+                Kind::Environ => interpreter.apply_environ(body.into()),
+                Kind::Retire => {
+                    self.ring()?;
+                    return Ok(Ended::Retired);
+                }
+                _ => return Err(Error::Frame("only a worker may send it")),
+            }
+        }
+    }
+
+    fn run_task(
+        &mut self,
+        seq: u32,
+        call: Payload,
+        interpreter: &mut impl Interpreter,
+    ) -> Result<()> {
+        if !self.page.claim(seq) {
+            return self.write(Header { seq, ..Header::bare(Kind::Skipped) }, &[]);
+        }
+        let reply = interpreter.call(seq, call);
+        let kind = if reply.raised { Kind::Raised } else { Kind::Returned };
+        let body = &reply.payload.body;
+        let header = Header { kind, recycle: reply.recycle, seq, len: body.len() as u64 };
+        if body.len() > RING_BYTES || !self.page.push_result(&[&header.encode(), body]) {
+            // Results keep their order: those in the ring are found before the socket is read on.
+            return interpreter.while_others_run(|| self.write(header, body));
+        }
+        let now = clock::now();
+        let since = *self.untold.get_or_insert(now);
+        if now.since(since) >= RING_DELAY { self.ring() } else { Ok(()) }
+    }
+
+    /// Tell the supervisor of results, if it wants to be told.
+    fn ring(&mut self) -> Result<()> {
+        if self.untold.take().is_some() && self.page.doorbell_wanted() {
+            self.write(Header::bare(Kind::Doorbell), &[])?;
+        }
+        Ok(())
+    }
+
+    /// Wait for frames. Returns false if there will be none.
+    fn read(&mut self, interpreter: &mut impl Interpreter) -> Result<bool> {
+        let (socket, buffer) = (self.socket.as_fd(), &mut self.buffer);
+        let received = interpreter.while_others_run(|| socket::recv(socket, buffer));
+        match received {
+            Ok(Some(0)) => Ok(false),
+            Ok(Some(count)) => {
+                let waiting = &mut self.waiting;
+                self.decoder.feed(&self.buffer[..count], |header, body| {
+                    waiting.push_back((header, body));
+                })?;
+                Ok(true)
+            }
+            Ok(None) => {
+                // A signal came, or a task has made the socket one that does not block.
+                interpreter.handle_signals();
+                interpreter.while_others_run(|| self.wait_until(PollFlags::POLLIN));
+                Ok(true)
+            }
+            Err(error) if error.is(Errno::ECONNRESET) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Wait until the socket can be used, or a signal comes.
+    fn wait_until(&self, usable: PollFlags) {
+        // An error will show when the socket is used.
+        let _ = poll(&mut [PollFd::new(self.socket.as_fd(), usable)], PollTimeout::NONE);
+    }
+
+    fn write(&self, header: Header, body: &[u8]) -> Result<()> {
+        let head = header.encode();
+        let total = HEADER_BYTES + body.len();
+        let mut written = 0;
+        while written < total {
+            let parts = [
+                IoSlice::new(&head[written.min(HEADER_BYTES)..]),
+                IoSlice::new(&body[written.saturating_sub(HEADER_BYTES)..]),
+            ];
+            match socket::send(self.socket.as_fd(), &parts) {
+                Ok(Some(count)) => written += count,
+                Ok(None) => self.wait_until(PollFlags::POLLOUT),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}

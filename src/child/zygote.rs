@@ -1,0 +1,180 @@
+//! The process between the parent and the workers.
+//!
+//! A zygote forks workers when it is told to, and says when one has ended and how. It is a child
+//! subreaper: what a dead worker leaves behind, daemons included, becomes a child of the zygote, which
+//! kills it. When the parent dies, it kills everything below itself and goes.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rustc_hash::FxHashMap;
+
+use crate::error::{Error, Result};
+use crate::sys::pidfd::PidFd;
+use crate::sys::{packet, prctl, process_tree, socket, wait};
+
+use super::protocol::{self, Report, Request};
+
+/// How often what is below is killed before a zygote goes; each round waits for what was killed.
+const LAST_ROUNDS: usize = 1000;
+
+/// The descriptors of a new worker, in the order in which they travel.
+#[derive(Debug)]
+pub struct WorkerFds {
+    /// Its end of the socket.
+    pub socket: OwnedFd,
+    /// Its page.
+    pub page: OwnedFd,
+    /// What its watcher listens to.
+    pub control: OwnedFd,
+    /// What wakes the supervisor.
+    pub supervisor: OwnedFd,
+    /// A pidfd of the parent.
+    pub parent: OwnedFd,
+}
+
+impl WorkerFds {
+    fn from_message(fds: Vec<OwnedFd>) -> Result<Self> {
+        let [socket, page, control, supervisor, parent] =
+            <[OwnedFd; 5]>::try_from(fds).map_err(|_| Error::Frame("with too few descriptors"))?;
+        Ok(Self { socket, page, control, supervisor, parent })
+    }
+}
+
+/// What can fork a worker: in the child it runs the worker and does not return.
+pub trait Forker {
+    /// Fork. `inherited` are the zygote's own descriptors, which the child must close.
+    fn fork(
+        &mut self,
+        worker: u64,
+        fds: &WorkerFds,
+        inherited: &[RawFd],
+    ) -> std::result::Result<u32, String>;
+}
+
+/// A zygote.
+#[derive(Debug)]
+pub struct Zygote {
+    control: OwnedFd,
+    children: SignalFd,
+    parent: Option<PidFd>,
+    workers: FxHashMap<u32, u64>,
+    // Children that were there before the first worker, which are somebody else's affair.
+    strangers: Vec<u32>,
+}
+
+impl Zygote {
+    /// Make this process a zygote. From now on SIGCHLD is blocked in it, for descriptors to tell.
+    pub fn new(control: OwnedFd) -> Result<Self> {
+        prctl::become_subreaper()?;
+        let mut mask = SigSet::empty();
+        mask.add(Signal::SIGCHLD);
+        mask.thread_block().map_err(|errno| Error::errno("block SIGCHLD", errno))?;
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        let children = SignalFd::with_flags(&mask, flags)
+            .map_err(|errno| Error::errno("listen to SIGCHLD", errno))?;
+        let strangers = process_tree::children_of_self();
+        Ok(Self { control, children, parent: None, workers: FxHashMap::default(), strangers })
+    }
+
+    /// Fork and watch until there is nothing left to do; everything below is gone then.
+    pub fn run(mut self, forker: &mut impl Forker) {
+        // Whatever goes wrong, the end is the same: nothing may be left behind.
+        let _ = self.serve(forker);
+        self.sweep_up();
+    }
+
+    fn serve(&mut self, forker: &mut impl Forker) -> Result<()> {
+        self.report(&Report::Ready, &[])?;
+        loop {
+            let mut fds = vec![
+                PollFd::new(self.control.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.children.as_fd(), PollFlags::POLLIN),
+            ];
+            fds.extend(
+                self.parent.as_ref().map(|parent| PollFd::new(parent.as_fd(), PollFlags::POLLIN)),
+            );
+            if poll(&mut fds, PollTimeout::NONE).is_err() {
+                continue;
+            }
+            let ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(true)).collect();
+            if ready.get(2) == Some(&true) {
+                return Ok(());
+            }
+            if ready[1] {
+                self.reap()?;
+            }
+            if ready[0] && !self.obey(forker)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Do what the supervisor asks. Returns whether there may be more to do.
+    fn obey(&mut self, forker: &mut impl Forker) -> Result<bool> {
+        let mut bytes = [0; packet::MAX_BYTES];
+        let Some((count, fds)) = socket::recv_with_fds(self.control.as_fd(), &mut bytes)? else {
+            return Ok(true);
+        };
+        if count == 0 {
+            return Ok(false);
+        }
+        match protocol::decode(&bytes[..count])? {
+            Request::Watch => self.parent = fds.into_iter().next().map(PidFd::from_owned),
+            Request::Exit => return Ok(false),
+            Request::Fork { worker } => {
+                self.fork(worker, &WorkerFds::from_message(fds)?, forker)?;
+            }
+        }
+        Ok(true)
+    }
+
+    fn fork(&mut self, worker: u64, fds: &WorkerFds, forker: &mut impl Forker) -> Result<()> {
+        let mut inherited = vec![self.control.as_raw_fd(), self.children.as_raw_fd()];
+        inherited.extend(self.parent.as_ref().map(|parent| parent.as_fd().as_raw_fd()));
+        match forker.fork(worker, fds, &inherited) {
+            Ok(pid) => {
+                self.workers.insert(pid, worker);
+                // It is a child that has not been waited for, so its pid means it and nobody else.
+                let pidfd = PidFd::open(pid)?;
+                self.report(&Report::Forked { worker, pid }, &[pidfd.as_fd()])
+            }
+            Err(reason) => self.report(&Report::ForkFailed { worker, reason }, &[]),
+        }
+    }
+
+    /// Take in the children that have ended, and kill those that have come in their place.
+    fn reap(&mut self) -> Result<()> {
+        while let Ok(Some(_)) = self.children.read_signal() {}
+        while let Some((pid, exit)) = wait::reap_any()? {
+            if let Some(worker) = self.workers.remove(&pid) {
+                self.report(&Report::Exited { worker, exit: exit.into() }, &[])?;
+            }
+            self.strangers.retain(|&stranger| stranger != pid);
+        }
+        let spared: Vec<u32> = self.workers.keys().chain(&self.strangers).copied().collect();
+        process_tree::kill_children_of_self(&spared);
+        Ok(())
+    }
+
+    fn sweep_up(&self) {
+        for _ in 0..LAST_ROUNDS {
+            process_tree::kill_children_of_self(&self.strangers);
+            let mut fds = [PollFd::new(self.children.as_fd(), PollFlags::POLLIN)];
+            let waited = poll(&mut fds, PollTimeout::from(10_u8));
+            while let Ok(Some(_)) = self.children.read_signal() {}
+            while matches!(wait::reap_any(), Ok(Some(_))) {}
+            let left = process_tree::children_of_self();
+            if waited.is_ok() && left.iter().all(|child| self.strangers.contains(child)) {
+                return;
+            }
+        }
+    }
+
+    fn report(&self, report: &Report, fds: &[BorrowedFd<'_>]) -> Result<()> {
+        let bytes = protocol::encode(report)?;
+        socket::send_with_fds(self.control.as_fd(), &bytes, fds).map(drop)
+    }
+}

@@ -1,0 +1,50 @@
+//! The only code that knows Python.
+//!
+//! * parent: [`pool`] is the native base of `deadpool.Deadpool`, [`threads`] what its completer and
+//!   launcher run, [`future`] and its neighbours the futures;
+//! * child: [`child`] runs zygotes and workers;
+//! * both: [`serialize`] pickles, [`failure`] carries exceptions across.
+
+mod arguments;
+mod child;
+mod failure;
+mod future;
+mod future_api;
+mod pool;
+mod serialize;
+mod settle;
+mod stdlib;
+mod threads;
+
+use pyo3::prelude::*;
+
+/// The native core of `deadpool`; private.
+#[pymodule]
+fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    // Records are few, and what the application does to its loggers must take effect at once.
+    let logger = pyo3_log::Logger::new(module.py(), pyo3_log::Caching::Nothing)?;
+    // Another extension in the same process has its own copy of this crate, so this can't be taken.
+    let _ = logger.filter(log::LevelFilter::Debug).install();
+    module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    future_api::register(module)?;
+    serialize::register(module)?;
+    pool::register(module)?;
+    threads::register(module)?;
+    child::register(module)
+}
+
+impl From<crate::error::Error> for PyErr {
+    fn from(error: crate::error::Error) -> Self {
+        use crate::error::Error;
+        match error {
+            Error::Config(sentence) => pyo3::exceptions::PyValueError::new_err(sentence),
+            Error::Syscall { ref source, .. } => {
+                let errno = source.raw_os_error().unwrap_or(0);
+                pyo3::exceptions::PyOSError::new_err((errno, format!("failed to {error}")))
+            }
+            error @ Error::Frame(_) => {
+                pyo3::exceptions::PyRuntimeError::new_err(format!("failed to {error}"))
+            }
+        }
+    }
+}

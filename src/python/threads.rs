@@ -1,0 +1,166 @@
+//! What the two Python threads of a pool run.
+//!
+//! The completer settles futures, a batch at a time; the launcher asks for its next job here and does
+//! it in Python. Neither knows the `Deadpool` object, so that can be collected while they run.
+
+use std::os::fd::IntoRawFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use crossbeam_channel::Receiver;
+use pyo3::prelude::*;
+
+use crate::event::Shutdown;
+use crate::supervisor::{Command, Completion, Launch, Shared};
+
+use super::settle::{self, PySide};
+
+/// Completions handled before other threads may have the GIL.
+const BATCH: usize = 512;
+
+/// Adds the classes to the module.
+pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<Completer>()?;
+    module.add_class::<Launcher>()
+}
+
+/// Who is told of the processes of workers.
+struct Observer<'a, 'py> {
+    on_up: Option<&'a Bound<'py, PyAny>>,
+    on_down: Option<&'a Bound<'py, PyAny>>,
+}
+
+impl Observer<'_, '_> {
+    fn up(&self, pid: u32) {
+        if let Some(callback) = self.on_up
+            && let Err(error) = callback.call1((pid,))
+        {
+            error.write_unraisable(callback.py(), Some(callback));
+        }
+    }
+
+    fn down(&self, pid: u32, exitcode: Option<i32>) {
+        if let Some(callback) = self.on_down
+            && let Err(error) = callback.call1((pid, exitcode))
+        {
+            error.write_unraisable(callback.py(), Some(callback));
+        }
+    }
+}
+
+/// Settles the futures of one pool.
+#[pyclass(module = "deadpool._core", frozen)]
+pub struct Completer {
+    completions: Receiver<Completion<PySide>>,
+    supervisor: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Completer {
+    pub(super) fn new(
+        completions: Receiver<Completion<PySide>>,
+        supervisor: JoinHandle<()>,
+    ) -> Self {
+        Self { completions, supervisor: Mutex::new(Some(supervisor)) }
+    }
+
+    /// Returns whether there may be more.
+    fn complete(
+        py: Python<'_>,
+        completion: Completion<PySide>,
+        observer: &Observer<'_, '_>,
+    ) -> bool {
+        match completion {
+            Completion::End(handle, outcome) => settle::settle(py, &handle, outcome),
+            Completion::Began(handle, pid) => settle::started(py, &handle, pid),
+            Completion::Interrupted(handle) => settle::interrupted(py, &handle),
+            Completion::WorkerUp(pid) => observer.up(pid),
+            Completion::WorkerDown(pid, exit) => observer.down(pid, exit.exitcode()),
+            Completion::Log(level, message) => {
+                log::log!(target: "deadpool::supervisor", level, "{message}");
+            }
+            Completion::Sync(done) => drop(done),
+            Completion::Terminated => return false,
+        }
+        true
+    }
+}
+
+#[pymethods]
+impl Completer {
+    /// Settle futures until the pool has terminated. **Blocks**; for a thread of its own.
+    ///
+    /// Calls `on_up(pid)` and `on_down(pid, exitcode)` for each worker process.
+    #[pyo3(signature = (on_up = None, on_down = None))]
+    fn run(
+        &self,
+        py: Python<'_>,
+        on_up: Option<&Bound<'_, PyAny>>,
+        on_down: Option<&Bound<'_, PyAny>>,
+    ) {
+        let observer = Observer { on_up, on_down };
+        let mut goes_on = true;
+        while goes_on {
+            let Ok(first) = py.detach(|| self.completions.recv()) else { break };
+            goes_on = Self::complete(py, first, &observer);
+            for next in self.completions.try_iter().take(BATCH) {
+                goes_on &= Self::complete(py, next, &observer);
+            }
+        }
+        let thread = self.supervisor.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            // It has said its last word; a panic of it was told before.
+            let _ = py.detach(|| thread.join());
+        }
+    }
+}
+
+/// Starts the zygotes of one pool.
+#[pyclass(module = "deadpool._core", frozen)]
+pub struct Launcher {
+    launches: Receiver<Launch>,
+    shared: Arc<Shared<PySide>>,
+}
+
+impl Launcher {
+    pub(super) fn new(launches: Receiver<Launch>, shared: Arc<Shared<PySide>>) -> Self {
+        Self { launches, shared }
+    }
+}
+
+#[pymethods]
+impl Launcher {
+    /// Wait for the next job. **Blocks**; for a thread of its own.
+    ///
+    /// Returns the number of a zygote with the descriptor of its control socket, which is the caller's
+    /// from then on; a number with `None` for a zygote that is to be waited for; `None` when there
+    /// will be no more.
+    fn next(&self, py: Python<'_>) -> Option<(u64, Option<i32>)> {
+        match py.detach(|| self.launches.recv()) {
+            Ok(Launch::Zygote { zygote, control }) => Some((zygote, Some(control.into_raw_fd()))),
+            Ok(Launch::Reap(zygote)) => Some((zygote, None)),
+            Ok(Launch::Stop) | Err(_) => None,
+        }
+    }
+
+    /// Let the pool finish what was submitted, and end.
+    fn close(&self) {
+        let (done, _) = crossbeam_channel::bounded(0);
+        self.shared.gate().close();
+        self.shared.post(Command::Shutdown(Shutdown::Drain, done));
+    }
+
+    /// Say that a zygote was started.
+    fn launched(&self, zygote: u64, pid: u32) {
+        self.shared.post(Command::Launched { zygote, result: Ok(pid) });
+    }
+
+    /// Say that a zygote could not be started.
+    fn failed(&self, zygote: u64, reason: String) {
+        self.shared.post(Command::Launched { zygote, result: Err(reason) });
+    }
+
+    /// The descriptors of the supervisor, which a forked child has copies of and must close.
+    fn descriptors(&self, py: Python<'_>) -> Vec<i32> {
+        py.detach(|| self.shared.descriptors())
+    }
+}

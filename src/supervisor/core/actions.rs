@@ -1,0 +1,176 @@
+//! What the policy wants done, as system calls and messages.
+
+use std::sync::Arc;
+
+use crate::event::{Action, Event};
+use crate::frame::{Header, Kind};
+use crate::outcome::{ExitStatus, Outcome};
+use crate::supervisor::remote::Remote;
+use crate::supervisor::report;
+use crate::supervisor::shared::{Command, Completion};
+use crate::sys::{memory, signals};
+use crate::task::TaskId;
+use crate::worker::WorkerId;
+
+use super::{Baggage, Core, Debt};
+
+impl<S: Send + Sync + 'static> Core<S> {
+    pub(super) fn apply(&mut self, action: Action<Baggage<S>>) {
+        match action {
+            Action::Start(id) => self.start(id),
+            Action::Send { worker, task, seq } => self.send(worker, task, seq),
+            Action::TookBack(task) => {
+                if let Some(baggage) = self.pool.baggage(task) {
+                    baggage.handle.set_pid(None);
+                    if !std::mem::replace(&mut baggage.waits, true) {
+                        self.gate.enter_again();
+                    }
+                }
+            }
+            Action::Began { task, worker } => self.tell_begun(task, worker),
+            Action::Retire(id) => {
+                self.with_remote(id, |remote| remote.outbox.push_bare(Header::bare(Kind::Retire)));
+            }
+            Action::CaptureStack(id) => self.capture_stack(id),
+            Action::RunExitHandlers(id) => {
+                self.owing.push((id, Debt::ExitHandlers));
+                self.with_remote(id, |remote| remote.run_exit_handlers());
+            }
+            Action::Interrupt { worker, seq } => self.interrupt(worker, seq),
+            Action::Signal { worker, signal } => {
+                self.with_remote(worker, |remote| remote.signal(signal));
+            }
+            Action::Kill(id) => self.kill(id),
+            Action::Collect(id) => self.collect(id),
+            Action::Sample { worker, seq, limit_bytes } => self.sample(worker, seq, limit_bytes),
+            Action::End { baggage, outcome, worker } => self.end(baggage, outcome, worker),
+            Action::Forget(id) => self.forget(id),
+            Action::Log(level, message) => self.tell(Completion::Log(level, message)),
+            Action::Terminated => {}
+        }
+    }
+
+    pub(super) fn with_remote(&mut self, id: WorkerId, act: impl FnOnce(&mut Remote)) {
+        let Some(remote) = self.remotes.0.get_mut(&id) else { return };
+        act(remote);
+        if !remote.outbox.is_empty() && !std::mem::replace(&mut remote.is_dirty, true) {
+            self.dirty.push(id);
+        }
+    }
+
+    pub(super) fn send(&mut self, id: WorkerId, task: TaskId, seq: u32) {
+        let Some(baggage) = self.pool.baggage(task) else { return };
+        if std::mem::take(&mut baggage.waits) {
+            self.gate.leave();
+        }
+        let payload = Arc::clone(&baggage.payload);
+        let Some(remote) = self.remotes.0.get_mut(&id) else { return };
+        if let Some(environ) = &self.environ {
+            remote.update_environ(environ);
+        }
+        self.with_remote(id, |remote| remote.send_task(seq, &payload));
+    }
+
+    pub(super) fn tell_begun(&mut self, task: TaskId, worker: WorkerId) {
+        let pid = self.remotes.0.get(&worker).and_then(Remote::pid);
+        if let Some((baggage, pid)) = self.pool.baggage(task).zip(pid) {
+            let handle = Arc::clone(&baggage.handle);
+            handle.set_pid(Some(pid));
+            self.tell(Completion::Began(handle, pid));
+        }
+    }
+
+    pub(super) fn interrupt(&mut self, id: WorkerId, seq: u32) {
+        let head = self
+            .pool
+            .workers()
+            .find(|&(worker, _)| worker == id)
+            .and_then(|(_, worker)| worker.queue.front());
+        let sent = head.copied();
+        // Told first, so that it is known before the task ends of it.
+        if let Some(baggage) =
+            sent.filter(|sent| sent.seq == seq).and_then(|sent| self.pool.baggage(sent.task))
+        {
+            let handle = Arc::clone(&baggage.handle);
+            self.tell(Completion::Interrupted(handle));
+        }
+        self.with_remote(id, |remote| remote.interrupt(seq));
+    }
+
+    pub(super) fn end(
+        &mut self,
+        baggage: Baggage<S>,
+        mut outcome: Outcome,
+        worker: Option<WorkerId>,
+    ) {
+        if baggage.waits {
+            self.gate.leave();
+        }
+        if let Some(remote) = worker.and_then(|id| self.remotes.0.get_mut(&id)) {
+            baggage.handle.set_pid(remote.pid());
+            report::describe(&mut outcome, remote, &mut self.oom);
+        }
+        self.deliver(baggage.handle, outcome);
+    }
+
+    pub(super) fn capture_stack(&mut self, id: WorkerId) {
+        let Some(remote) = self.remotes.0.get_mut(&id) else { return };
+        remote.rss_bytes = remote.pid().and_then(memory::rss_bytes).or(remote.rss_bytes);
+        if remote.ask_for_stack() {
+            self.owing.push((id, Debt::Stack));
+        } else {
+            self.events.push_back(Event::StackDone(id));
+        }
+    }
+
+    pub(super) fn kill(&mut self, id: WorkerId) {
+        self.with_remote(id, Remote::kill);
+        let Some(remote) = self.remotes.0.get(&id).filter(|remote| remote.process.is_none()) else {
+            return;
+        };
+        let withdrawn =
+            self.zygotes.get_mut(&remote.zygote).is_none_or(|zygote| zygote.withdraw(id));
+        if withdrawn {
+            // There is no process of it and there will be none.
+            self.events.push_back(Event::Exited { worker: id, exit: ExitStatus::Unknown });
+        }
+    }
+
+    pub(super) fn sample(&mut self, id: WorkerId, seq: u32, limit_bytes: Option<u64>) {
+        let Some(remote) = self.remotes.0.get_mut(&id) else { return };
+        let Some(pid) = remote.pid() else { return };
+        remote.rss_bytes = memory::rss_bytes(pid).or(remote.rss_bytes);
+        if let Some(limit) = limit_bytes {
+            let used_bytes = memory::tree_rss_bytes(pid);
+            if used_bytes > limit {
+                self.judge_memory(id, seq, pid, limit, used_bytes);
+            }
+        }
+    }
+
+    /// A tree is over its limit by what is resident, where pages that are shared count again and
+    /// again. To share them out takes the kernel's lock on each process's memory, which may block.
+    pub(super) fn judge_memory(
+        &mut self,
+        id: WorkerId,
+        seq: u32,
+        pid: u32,
+        limit: u64,
+        resident_bytes: u64,
+    ) {
+        let inbox = self.inbox_sender.clone();
+        let waker = Arc::clone(&self.waker);
+        let judge = move || {
+            let used_bytes = memory::tree_bytes(pid, limit);
+            let _ = inbox.send(Command::MemoryJudged { worker: id, seq, used_bytes });
+            waker.wake();
+        };
+        if signals::spawn_blocked("deadpool-memory", judge).is_err() {
+            self.events.push_back(Event::MemorySampled {
+                worker: id,
+                seq,
+                used_bytes: resident_bytes,
+            });
+        }
+    }
+}

@@ -1,0 +1,369 @@
+//! Everything that the supervisor owns, and its turns.
+//!
+//! [`actions`] does what the policy wants, [`readiness`] hears the descriptors, [`processes`] follows
+//! workers and zygotes from their start to their end.
+
+mod actions;
+mod processes;
+mod readiness;
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender};
+use rustc_hash::FxHashMap;
+
+use crate::config::PoolConfig;
+use crate::error::Result;
+use crate::event::{Action, Event};
+use crate::gate::Gate;
+use crate::handle::TaskHandle;
+use crate::outcome::Outcome;
+use crate::payload::Payload;
+use crate::pool::Pool;
+use crate::stats::Statistics;
+use crate::supervisor::remote::Remotes;
+use crate::supervisor::report;
+use crate::supervisor::report::OomVerdict;
+use crate::supervisor::shared::{Command, Completion, Launch, Submission, WorkerReport};
+use crate::supervisor::zygotes::Zygote;
+use crate::sys::pidfd::PidFd;
+use crate::sys::poller::{Events, Interest, Poller};
+use crate::sys::timer::Timer;
+use crate::sys::waker::Waker;
+use crate::sys::{clock, memory};
+use crate::time::Time;
+use crate::worker::{Phase, WorkerId};
+
+use readiness::Token;
+
+/// How long the exit status of a process that is gone, or the end of one that has closed its
+/// socket, is waited for.
+const EXIT_GRACE: Duration = Duration::from_millis(200);
+
+/// Bytes read from a socket at once.
+const SCRATCH_BYTES: usize = 256 * 1024;
+
+/// What a pool is made with.
+#[derive(Debug)]
+pub struct Settings {
+    /// What the policy reads.
+    pub pool: PoolConfig,
+    /// How many tasks may wait.
+    pub max_backlog: usize,
+    /// Whether each worker has a zygote of its own.
+    pub zygote_each: bool,
+}
+
+/// What the pool keeps with a task.
+#[derive(Debug)]
+struct Baggage<S> {
+    payload: Arc<Payload>,
+    handle: Arc<TaskHandle<S>>,
+    // It counts in the gate.
+    waits: bool,
+}
+
+/// Something that a worker writes into its page when it is asked to.
+#[derive(Clone, Copy, Debug)]
+enum Debt {
+    Stack,
+    ExitHandlers,
+}
+
+/// The state of a supervisor.
+#[derive(Debug)]
+pub struct Core<S> {
+    pool: Pool<Baggage<S>>,
+    remotes: Remotes,
+    zygotes: FxHashMap<u64, Zygote>,
+    // The zygote that forks all workers, where one does.
+    common_zygote: Option<u64>,
+    next_zygote: u64,
+    zygote_each: bool,
+    gate: Arc<Gate>,
+    waker: Arc<Waker>,
+    poller: Arc<Poller>,
+    timer: Timer,
+    armed: Option<Time>,
+    parent: PidFd,
+    inbox: Receiver<Command<S>>,
+    inbox_sender: Sender<Command<S>>,
+    completions: Sender<Completion<S>>,
+    launches: Sender<Launch>,
+    environ: Option<Arc<Payload>>,
+    oom: OomVerdict,
+    // Work of the present turn.
+    events: VecDeque<Event<Baggage<S>>>,
+    actions: Vec<Action<Baggage<S>>>,
+    dirty: Vec<WorkerId>,
+    scratch: Vec<u8>,
+    // Workers that owe a stack or the end of their exit handlers.
+    owing: Vec<(WorkerId, Debt)>,
+    // Workers whose end is waited for, and until when.
+    leaving: Vec<(Time, WorkerId)>,
+    // Workers whose ring was not empty when their turn was over.
+    unfinished: Vec<WorkerId>,
+}
+
+impl<S: Send + Sync + 'static> Core<S> {
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "each is a different end of what `Shared` is made of"
+    )]
+    pub(super) fn new(
+        settings: Settings,
+        gate: Arc<Gate>,
+        waker: Arc<Waker>,
+        poller: Arc<Poller>,
+        inbox: (Sender<Command<S>>, Receiver<Command<S>>),
+        completions: Sender<Completion<S>>,
+        launches: Sender<Launch>,
+    ) -> Result<Self> {
+        let timer = Timer::new()?;
+        poller.add(waker.as_fd(), Token::Waker.pack(), Interest::READ)?;
+        poller.add(timer.as_fd(), Token::Timer.pack(), Interest::READ)?;
+        let mut core = Self {
+            pool: Pool::new(settings.pool.validate()?),
+            remotes: Remotes::default(),
+            zygotes: FxHashMap::default(),
+            common_zygote: None,
+            next_zygote: 1,
+            zygote_each: settings.zygote_each,
+            gate,
+            waker,
+            poller,
+            timer,
+            armed: None,
+            parent: PidFd::current()?,
+            inbox: inbox.1,
+            inbox_sender: inbox.0,
+            completions,
+            launches,
+            environ: None,
+            oom: OomVerdict::new(),
+            events: VecDeque::new(),
+            actions: Vec::new(),
+            dirty: Vec::new(),
+            scratch: vec![0; SCRATCH_BYTES],
+            owing: Vec::new(),
+            leaving: Vec::new(),
+            unfinished: Vec::new(),
+        };
+        core.pool.start(clock::now(), &mut core.remotes, &mut core.actions);
+        Ok(core)
+    }
+
+    /// Handle what the poller told, what was asked for, and what is due.
+    pub(super) fn turn(&mut self, events: &Events) {
+        self.catch_up();
+        for event in events.iter() {
+            self.on_ready(event.token, event.readable || event.hangup, event.writable);
+        }
+        for id in std::mem::take(&mut self.unfinished) {
+            self.collect(id);
+        }
+        self.settle();
+        let now = clock::now();
+        self.expire_leaving(now);
+        if self.pool.next_timer().is_some_and(|at| at <= now) {
+            self.events.push_back(Event::Timer);
+        }
+        self.settle();
+    }
+
+    /// Take in all commands that other threads have left.
+    pub(super) fn catch_up(&mut self) {
+        while let Ok(command) = self.inbox.try_recv() {
+            self.obey(command);
+            self.settle();
+        }
+        self.settle();
+    }
+
+    /// Hand over a task in the thread that submits it. The supervisor sleeps meanwhile.
+    pub(super) fn take_over(&mut self, submission: Submission<S>) {
+        self.obey(Command::Submit(submission));
+        self.settle();
+        self.publish();
+    }
+
+    /// Whether a task that is submitted now would go to a worker at once.
+    pub(super) fn can_take_over(&self) -> bool {
+        self.inbox.is_empty() && self.pool.has_idle_worker()
+    }
+
+    pub(super) fn poller(&self) -> Arc<Poller> {
+        Arc::clone(&self.poller)
+    }
+
+    pub(super) fn is_hungry(&self) -> bool {
+        self.pool.is_hungry()
+    }
+
+    pub(super) fn is_terminated(&self) -> bool {
+        self.pool.is_terminated()
+    }
+
+    /// Make the outcome of a turn visible.
+    pub(super) fn publish(&mut self) {
+        self.flush_outboxes();
+        let leaving = self.leaving.iter().map(|&(at, _)| at).min();
+        let next = [self.pool.next_timer(), leaving].into_iter().flatten().min();
+        if next != self.armed {
+            self.armed = next;
+            self.timer.arm(next).expect("a timer of our own takes every instant");
+        }
+        self.gate.call();
+    }
+
+    /// Whether there is nothing to do before the next event.
+    pub(super) fn may_sleep(&self) -> bool {
+        self.inbox.is_empty() && self.unfinished.is_empty()
+    }
+
+    /// The last words of a pool that has terminated.
+    pub(super) fn finish(&mut self) {
+        for (_, zygote) in self.zygotes.drain() {
+            zygote.dismiss();
+            if !zygote.is_ready() {
+                // It may never come to read that.
+                zygote.kill();
+            }
+        }
+        self.publish();
+    }
+
+    /// End everything: the supervisor can't go on.
+    pub(super) fn abandon(&mut self, reason: &str) {
+        for remote in self.remotes.0.values_mut() {
+            remote.kill();
+        }
+        for zygote in self.zygotes.values() {
+            zygote.dismiss();
+        }
+        for (baggage, outcome) in self.pool.abandon(|| report::pool_failed(reason)) {
+            self.deliver(baggage.handle, outcome);
+        }
+        for event in self.events.drain(..) {
+            if let Event::Submit(_, baggage) = event {
+                let _ = self
+                    .completions
+                    .send(Completion::End(baggage.handle, report::pool_failed(reason)));
+            }
+        }
+        for action in std::mem::take(&mut self.actions) {
+            if let Action::End { baggage, outcome, .. } = action {
+                self.deliver(baggage.handle, outcome);
+            }
+        }
+    }
+
+    pub(super) fn statistics(&self) -> Statistics {
+        self.pool.statistics()
+    }
+
+    pub(super) fn reset_statistics(&mut self) {
+        self.pool.reset_statistics();
+    }
+
+    pub(super) fn workers(&mut self) -> Vec<WorkerReport<S>> {
+        let now = clock::now();
+        let mut seen: Vec<_> = self
+            .pool
+            .workers()
+            .map(|(id, worker)| {
+                let state = match worker.phase {
+                    Phase::Starting { .. } => "starting",
+                    Phase::Ready if worker.queue.is_empty() => "idle",
+                    Phase::Ready => "busy",
+                    Phase::Retiring { .. } => "retiring",
+                    Phase::Stopping(_) => "stopping",
+                };
+                let head =
+                    worker.queue.front().map(|head| (head.task, now.since(worker.head_since)));
+                (id, worker.pid, state, head, worker.tasks_done)
+            })
+            .collect();
+        seen.sort_by_key(|&(id, ..)| id);
+        seen.into_iter()
+            .map(|(_, pid, state, head, tasks_done)| WorkerReport {
+                pid,
+                state,
+                task: head.and_then(|(task, since)| {
+                    let handle = Arc::clone(&self.pool.baggage(task)?.handle);
+                    Some((handle, since.as_secs_f64()))
+                }),
+                tasks_done,
+                rss_bytes: pid.and_then(memory::rss_bytes),
+            })
+            .collect()
+    }
+
+    pub(super) fn descriptors(&self) -> Vec<i32> {
+        let mut fds = vec![
+            self.waker.as_fd().as_raw_fd(),
+            self.timer.as_fd().as_raw_fd(),
+            self.poller.as_fd().as_raw_fd(),
+            self.parent.as_fd().as_raw_fd(),
+        ];
+        for remote in self.remotes.0.values() {
+            fds.extend(remote.descriptors());
+        }
+        fds.extend(self.zygotes.values().map(|zygote| zygote.control().as_raw_fd()));
+        fds
+    }
+
+    fn tell(&self, completion: Completion<S>) {
+        // The completer outlives every pool but one that failed, where nobody listens any more.
+        let _ = self.completions.send(completion);
+    }
+
+    fn deliver(&self, handle: Arc<TaskHandle<S>>, outcome: Outcome) {
+        if let Some(outcome) = handle.deliver(outcome) {
+            self.tell(Completion::End(handle, outcome));
+        }
+    }
+
+    fn obey(&mut self, command: Command<S>) {
+        let event = match command {
+            Command::Submit(Submission { spec, payload, handle }) => {
+                Event::Submit(spec, Baggage { payload: Arc::new(payload), handle, waits: true })
+            }
+            Command::CountUnpicklable => return self.pool.count_unpicklable(),
+            Command::Cancel(task, kill) => Event::Cancel { task, kill },
+            Command::WatchStart(task) => Event::WatchStart(task),
+            Command::Launched { zygote, result } => return self.launched(zygote, result),
+            Command::Environ(payload) => {
+                self.environ = Some(Arc::new(payload));
+                return;
+            }
+            Command::Resize { max_workers, min_workers } => {
+                Event::Resize { max_workers, min_workers }
+            }
+            Command::ClearWorkers => Event::ClearWorkers,
+            Command::MemoryJudged { worker, seq, used_bytes } => {
+                Event::MemorySampled { worker, seq, used_bytes }
+            }
+            Command::Shutdown(mode, done) => {
+                self.events.push_back(Event::Shutdown(mode));
+                self.settle();
+                return self.tell(Completion::Sync(done));
+            }
+        };
+        self.events.push_back(event);
+    }
+
+    /// Let the policy handle all events, and do what it wants, until nothing is left.
+    fn settle(&mut self) {
+        loop {
+            for action in std::mem::take(&mut self.actions) {
+                self.apply(action);
+            }
+            let Some(event) = self.events.pop_front() else { return };
+            self.pool.handle(event, clock::now(), &mut self.remotes, &mut self.actions);
+        }
+    }
+}

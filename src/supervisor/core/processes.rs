@@ -1,0 +1,218 @@
+//! Processes: how workers and zygotes start and end.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use crate::child::protocol::Report;
+use crate::error::Result;
+use crate::event::Event;
+use crate::outcome::ExitStatus;
+use crate::supervisor::remote::{Process, Remote};
+use crate::supervisor::shared::{Completion, Launch};
+use crate::supervisor::zygotes::Zygote;
+use crate::sys::clock;
+use crate::sys::pidfd::PidFd;
+use crate::sys::poller::Interest;
+use crate::time::Time;
+use crate::worker::WorkerId;
+
+use super::readiness::Token;
+use super::{Core, EXIT_GRACE};
+
+impl<S: Send + Sync + 'static> Core<S> {
+    pub(super) fn start(&mut self, id: WorkerId) {
+        if let Err(error) = self.try_start(id) {
+            let reason = format!("failed to {error}");
+            self.events.push_back(Event::StartFailed { worker: id, reason });
+        }
+    }
+
+    pub(super) fn try_start(&mut self, id: WorkerId) -> Result<()> {
+        let zygote_id = match self.common_zygote {
+            Some(zygote) => zygote,
+            None => self.launch_zygote()?,
+        };
+        let (mut remote, ends) = Remote::new(zygote_id)?;
+        if let Some(environ) = &self.environ {
+            remote.update_environ(environ);
+        }
+        self.remotes.0.insert(id, remote);
+        if let Some(zygote) = self.zygotes.get_mut(&zygote_id) {
+            zygote.ask(id, ends);
+        }
+        self.flush_zygote(zygote_id);
+        Ok(())
+    }
+
+    pub(super) fn launch_zygote(&mut self) -> Result<u64> {
+        let id = self.next_zygote;
+        self.next_zygote += 1;
+        let (zygote, control) = Zygote::new(self.parent.as_fd())?;
+        self.poller.add(zygote.control(), Token::Zygote(id).pack(), Interest::READ)?;
+        self.zygotes.insert(id, zygote);
+        if !self.zygote_each {
+            self.common_zygote = Some(id);
+        }
+        let _ = self.launches.send(Launch::Zygote { zygote: id, control });
+        Ok(id)
+    }
+
+    pub(super) fn flush_zygote(&mut self, id: u64) {
+        let Some(zygote) = self.zygotes.get_mut(&id) else { return };
+        for (worker, reason) in zygote.flush([self.waker.as_fd(), self.parent.as_fd()]) {
+            self.events.push_back(Event::StartFailed { worker, reason });
+        }
+    }
+
+    pub(super) fn launched(&mut self, id: u64, result: std::result::Result<u32, String>) {
+        match result {
+            Ok(pid) => {
+                if let Some(zygote) = self.zygotes.get_mut(&id) {
+                    zygote.launched(pid);
+                }
+            }
+            Err(reason) => self.zygote_gone(id, &reason),
+        }
+    }
+
+    pub(super) fn hear_zygote(&mut self, id: u64) {
+        loop {
+            let Some(zygote) = self.zygotes.get_mut(&id) else { return };
+            match zygote.receive() {
+                Ok(None) => break,
+                Ok(Some((report, fd))) => self.on_report(report, fd),
+                Err(_) => return self.zygote_gone(id, "the zygote is gone"),
+            }
+        }
+        self.flush_zygote(id);
+    }
+
+    pub(super) fn on_report(&mut self, report: Report, fd: Option<OwnedFd>) {
+        match report {
+            Report::Ready => {}
+            Report::Forked { worker, pid } => {
+                let id = WorkerId::new(worker);
+                if let Some(fd) = fd {
+                    self.forked(id, Process { pid, pidfd: PidFd::from_owned(fd) });
+                }
+            }
+            Report::ForkFailed { worker, reason } => {
+                self.events.push_back(Event::StartFailed { worker: WorkerId::new(worker), reason });
+            }
+            Report::Exited { worker, exit } => {
+                let id = WorkerId::new(worker);
+                if let Some(remote) = self.remotes.0.get_mut(&id) {
+                    remote.exit = Some(exit.into());
+                    self.worker_gone(id);
+                }
+            }
+        }
+    }
+
+    pub(super) fn forked(&mut self, id: WorkerId, process: Process) {
+        let pid = process.pid;
+        let Some(remote) = self.remotes.0.get_mut(&id) else {
+            // Given up while it was being forked.
+            let _ = process.pidfd.signal(libc::SIGKILL);
+            return;
+        };
+        let watched = self
+            .poller
+            .add(process.pidfd.as_fd(), Token::Process(id).pack(), Interest::READ)
+            .and_then(|()| {
+                self.poller.add(remote.socket().as_fd(), Token::Socket(id).pack(), Interest::READ)
+            });
+        remote.process = Some(process);
+        if remote.doomed || watched.is_err() {
+            remote.kill();
+        }
+        self.tell(Completion::WorkerUp(pid));
+        self.events.push_back(Event::Forked { worker: id, pid });
+        if let Err(error) = watched {
+            // Unwatched, its end could be missed, so it gets none of its own.
+            self.forget_process(id);
+            self.events
+                .push_back(Event::StartFailed { worker: id, reason: format!("failed to {error}") });
+        }
+        self.with_remote(id, |_| {});
+    }
+
+    pub(super) fn forget_process(&mut self, id: WorkerId) {
+        if let Some(process) = self.remotes.0.get(&id).and_then(|remote| remote.process.as_ref()) {
+            let _ = self.poller.remove(process.pidfd.as_fd());
+        }
+    }
+
+    /// The pidfd says that a worker is gone; its exit status may still be on the way.
+    pub(super) fn process_gone(&mut self, id: WorkerId) {
+        self.forget_process(id);
+        let Some(remote) = self.remotes.0.get_mut(&id) else { return };
+        if remote.exit.is_none() && self.zygotes.contains_key(&remote.zygote) {
+            self.leaving.push((clock::now() + EXIT_GRACE, id));
+        } else {
+            self.worker_gone(id);
+        }
+    }
+
+    pub(super) fn worker_gone(&mut self, id: WorkerId) {
+        let Some(remote) = self.remotes.0.get_mut(&id) else { return };
+        let exit = *remote.exit.get_or_insert_with(|| {
+            remote
+                .process
+                .as_ref()
+                .map_or(ExitStatus::Unknown, |process| process.pidfd.exit_status())
+        });
+        // What it had sent before it went comes first.
+        self.receive(id);
+        self.events.push_back(Event::Exited { worker: id, exit });
+    }
+
+    pub(super) fn expire_leaving(&mut self, now: Time) {
+        if self.leaving.iter().all(|&(at, _)| at > now) {
+            return;
+        }
+        let (due, later): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.leaving).into_iter().partition(|&(at, _)| at <= now);
+        self.leaving = later;
+        for (_, id) in due {
+            let Some(process) = self.remotes.0.get(&id).and_then(|remote| remote.process.as_ref())
+            else {
+                continue;
+            };
+            if process.pidfd.has_exited().unwrap_or(true) {
+                self.worker_gone(id);
+            } else {
+                let reason = "it closed its connection".to_owned();
+                self.events.push_back(Event::Condemned { worker: id, reason });
+            }
+        }
+    }
+
+    pub(super) fn zygote_gone(&mut self, id: u64, reason: &str) {
+        let Some(zygote) = self.zygotes.remove(&id) else { return };
+        let _ = self.poller.remove(zygote.control());
+        let _ = self.launches.send(Launch::Reap(id));
+        if self.common_zygote == Some(id) {
+            self.common_zygote = None;
+        }
+        for worker in zygote.unborn() {
+            self.events.push_back(Event::StartFailed { worker, reason: reason.to_owned() });
+        }
+    }
+
+    pub(super) fn forget(&mut self, id: WorkerId) {
+        self.forget_process(id);
+        let Some(remote) = self.remotes.0.remove(&id) else { return };
+        if let Some(pid) = remote.pid() {
+            self.tell(Completion::WorkerDown(pid, remote.exit.unwrap_or(ExitStatus::Unknown)));
+        }
+        let _ = self.poller.remove(remote.socket().as_fd());
+        self.leaving.retain(|&(_, leaving)| leaving != id);
+        if self.zygote_each
+            && let Some(zygote) = self.zygotes.remove(&remote.zygote)
+        {
+            zygote.dismiss();
+            let _ = self.poller.remove(zygote.control());
+            let _ = self.launches.send(Launch::Reap(remote.zygote));
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! What the poller tells, as events for the policy.
+
+use std::collections::VecDeque;
+use std::os::fd::AsFd;
+
+use crate::event::Event;
+use crate::frame::{Header, Kind};
+use crate::outcome::Outcome;
+use crate::payload::Payload;
+use crate::sys::clock;
+use crate::sys::poller::Interest;
+use crate::worker::WorkerId;
+
+use super::{Core, Debt, EXIT_GRACE};
+
+/// Whose descriptor it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Token {
+    Waker,
+    Timer,
+    Socket(WorkerId),
+    Process(WorkerId),
+    Zygote(u64),
+}
+
+impl Token {
+    pub(super) fn pack(self) -> u64 {
+        match self {
+            Self::Waker => 0,
+            Self::Timer => 1,
+            Self::Socket(id) => id.get() << 2,
+            Self::Process(id) => id.get() << 2 | 1,
+            Self::Zygote(id) => id << 2 | 2,
+        }
+    }
+
+    pub(super) fn unpack(token: u64) -> Self {
+        match (token, token & 3) {
+            (0, _) => Self::Waker,
+            (1, _) => Self::Timer,
+            (_, 0) => Self::Socket(WorkerId::new(token >> 2)),
+            (_, 1) => Self::Process(WorkerId::new(token >> 2)),
+            _ => Self::Zygote(token >> 2),
+        }
+    }
+}
+
+impl<S: Send + Sync + 'static> Core<S> {
+    pub(super) fn on_ready(&mut self, token: u64, readable: bool, writable: bool) {
+        match Token::unpack(token) {
+            Token::Waker => {
+                self.waker.drain();
+                self.collect_debts();
+            }
+            Token::Timer => {
+                self.timer.drain();
+                self.armed = None;
+            }
+            Token::Socket(id) => {
+                if writable {
+                    self.with_remote(id, |_| {});
+                }
+                if readable {
+                    self.receive(id);
+                }
+            }
+            Token::Process(id) => self.process_gone(id),
+            Token::Zygote(id) => self.hear_zygote(id),
+        }
+        self.settle();
+    }
+
+    pub(super) fn collect_debts(&mut self) {
+        for (id, debt) in std::mem::take(&mut self.owing) {
+            let Some(remote) = self.remotes.0.get(&id) else { continue };
+            match debt {
+                Debt::Stack if remote.has_stack() => self.events.push_back(Event::StackDone(id)),
+                Debt::ExitHandlers if remote.page().exit_done() => {
+                    self.events.push_back(Event::ExitHandlersDone(id));
+                }
+                Debt::Stack | Debt::ExitHandlers => self.owing.push((id, debt)),
+            }
+        }
+    }
+
+    pub(super) fn receive(&mut self, id: WorkerId) {
+        let Some(remote) = self.remotes.0.get_mut(&id) else { return };
+        let events = &mut self.events;
+        match remote.receive(&mut self.scratch, |header, body| translate(id, header, body, events))
+        {
+            Ok(false) => {}
+            Ok(true) => {
+                let _ = self.poller.remove(remote.socket().as_fd());
+                self.leaving.push((clock::now() + EXIT_GRACE, id));
+            }
+            Err(error) => {
+                // What it finished before it went astray counts.
+                self.collect(id);
+                return self.condemn(id, &error.to_string());
+            }
+        }
+        self.collect(id);
+    }
+
+    pub(super) fn collect(&mut self, id: WorkerId) {
+        let Some(remote) = self.remotes.0.get_mut(&id) else { return };
+        let events = &mut self.events;
+        match remote.collect(|header, body| translate(id, header, body, events)) {
+            Ok(true) => {}
+            Ok(false) => self.unfinished.push(id),
+            Err(error) => self.condemn(id, &error.to_string()),
+        }
+    }
+
+    pub(super) fn condemn(&mut self, id: WorkerId, error: &str) {
+        if let Some(remote) = self.remotes.0.get(&id) {
+            let _ = self.poller.remove(remote.socket().as_fd());
+        }
+        let reason = format!("failed to {error}");
+        self.events.push_back(Event::Condemned { worker: id, reason });
+    }
+
+    pub(super) fn flush_outboxes(&mut self) {
+        for id in std::mem::take(&mut self.dirty) {
+            let Some(remote) = self.remotes.0.get_mut(&id) else { continue };
+            remote.is_dirty = false;
+            if remote.process.is_none() {
+                continue;
+            }
+            // A worker that can't be written to is gone, and its pidfd tells.
+            let wants_write = !remote.flush().unwrap_or(true);
+            if wants_write != remote.wants_write {
+                remote.wants_write = wants_write;
+                let interest = if wants_write { Interest::READ_WRITE } else { Interest::READ };
+                let _ =
+                    self.poller.modify(remote.socket().as_fd(), Token::Socket(id).pack(), interest);
+            }
+        }
+    }
+}
+
+/// Tell the policy what a frame means.
+fn translate<B>(worker: WorkerId, header: Header, body: Vec<u8>, events: &mut VecDeque<Event<B>>) {
+    let finished =
+        |outcome| Event::Finished { worker, seq: header.seq, outcome, recycle: header.recycle };
+    events.push_back(match header.kind {
+        Kind::Doorbell => return,
+        Kind::Ready => Event::Ready(worker),
+        Kind::InitializerFailed => {
+            Event::InitializerFailed { worker, exception: Payload::from(body) }
+        }
+        Kind::Skipped => Event::Alive(worker),
+        Kind::Returned => finished(Outcome::Returned(Payload::from(body))),
+        Kind::Raised => finished(Outcome::Raised(Payload::from(body))),
+        Kind::Task | Kind::Environ | Kind::Retire => {
+            Event::Condemned { worker, reason: "it sent what only the parent may send".into() }
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_survive_the_poller() {
+        let id = WorkerId::new(5);
+        for token in
+            [Token::Waker, Token::Timer, Token::Socket(id), Token::Process(id), Token::Zygote(7)]
+        {
+            assert_eq!(Token::unpack(token.pack()), token);
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! The loop around the policy: descriptors and clocks in, system calls out.
+//!
+//! ```text
+//!  submit() ──▶ inbox ─┐                                 ┌─▶ sockets ──▶ workers
+//!  (or, to an idle     │   ┌──────┐ Event ┌──────┐ Action │
+//!   worker, directly) ─┼──▶│ Core │──────▶│ Pool │───────▶├─▶ zygotes  (start, exit status)
+//!  sockets, rings  ────┤   └──────┘       └──────┘        ├─▶ signals  (stack, soft limit, kill)
+//!  pidfds, timer   ────┘                                  └─▶ completions ──▶ completer
+//! ```
+//!
+//! One thread runs [`run`]. It never takes the GIL, calls no user code and waits for nothing but its
+//! own poller. All state is in [`Core`], behind a mutex that is only ever held for a moment, so that a
+//! thread which submits to an idle worker can hand the task over itself instead of waking this one.
+
+mod core;
+mod outbox;
+mod remote;
+mod report;
+mod shared;
+mod zygotes;
+
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::Arc;
+
+use crate::sys::poller::Events;
+
+pub use self::core::{Core, Settings};
+use shared::Life;
+pub use shared::{Command, Completion, Launch, Shared, Submission, WorkerReport};
+
+/// Descriptors handled in one turn; more wait for the next.
+const EVENTS_A_TURN: usize = 256;
+
+/// Run a pool until it has terminated.
+///
+/// A panic in here is a bug; it fails every task that has not ended, and is told to the log, so that
+/// nothing waits for ever.
+pub fn run<S: Send + Sync + 'static>(shared: &Arc<Shared<S>>) {
+    let outcome = panic::catch_unwind(AssertUnwindSafe(|| turn_until_terminated(shared)));
+    if let Err(cause) = outcome {
+        shared.fail(&panic_text(cause.as_ref()));
+    }
+}
+
+fn turn_until_terminated<S: Send + Sync + 'static>(shared: &Arc<Shared<S>>) {
+    let mut events = Events::with_capacity(EVENTS_A_TURN);
+    loop {
+        let mut life = shared.lock();
+        let Life::Running(core) = &mut *life else { return };
+        core.turn(&events);
+        if core.is_terminated() {
+            core.finish();
+            drop(life);
+            shared.end();
+            return;
+        }
+        core.publish();
+        shared.publish_rest(core);
+        let (poller, may_sleep) = (core.poller(), core.may_sleep());
+        drop(life);
+        let heard = if may_sleep { poller.wait(&mut events) } else { poller.poll(&mut events) };
+        heard.expect("the poller and its buffer are valid, and interruptions are retried");
+        shared.awake();
+    }
+}
+
+/// What a panic said.
+pub(crate) fn panic_text(cause: &(dyn std::any::Any + Send)) -> String {
+    let text = cause.downcast_ref::<&str>().map(ToString::to_string);
+    text.or_else(|| cause.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "of an unknown kind".into())
+}

@@ -1,0 +1,273 @@
+//! A worker as the supervisor talks to it: its process, its socket and its shared page.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use rustc_hash::FxHashMap;
+
+use crate::child::protocol::{soft_timeout_signal, stack_signal};
+use crate::error::{Error, Result};
+use crate::event::Claims;
+use crate::frame::{self, Decoder, Header, Kind};
+use crate::outcome::ExitStatus;
+use crate::payload::Payload;
+use crate::sys::claim::{ClaimState, Revoke};
+use crate::sys::page::PageOwner;
+use crate::sys::pidfd::PidFd;
+use crate::sys::waker::Waker;
+use crate::sys::{clock, process_tree, socket};
+use crate::time::Time;
+use crate::worker::WorkerId;
+
+use super::outbox::Outbox;
+
+// The policy counts with the entries that the page has.
+const _: () = assert!(crate::worker::CLAIM_ENTRIES == crate::sys::page::MAX_WINDOW);
+
+/// How often the ring is looked at again before others get their turn.
+const RING_ROUNDS: usize = 8;
+
+/// One worker.
+#[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
+pub(super) struct Remote {
+    /// The zygote that is its parent.
+    pub zygote: u64,
+    /// Its process, once it is forked.
+    pub process: Option<Process>,
+    /// It is to be killed as soon as it has a process.
+    pub doomed: bool,
+    /// Frames on their way to it.
+    pub outbox: Outbox,
+    /// The poller tells when the socket can be written.
+    pub wants_write: bool,
+    /// It stands in the list of those whose outbox is to be written.
+    pub is_dirty: bool,
+    // The environment that it was sent last, until its first task.
+    environ: Option<Arc<Payload>>,
+    is_used: bool,
+    /// How it ended, once that is known.
+    pub exit: Option<ExitStatus>,
+    /// The memory of its process when it was last looked at.
+    pub rss_bytes: Option<u64>,
+    /// How many stacks it had written down when it was last asked for one.
+    pub stacks_before: u32,
+    socket: OwnedFd,
+    page: PageOwner,
+    control: Waker,
+    decoder: Decoder,
+}
+
+/// The process of a worker.
+#[derive(Debug)]
+pub(super) struct Process {
+    /// Its id.
+    pub pid: u32,
+    /// What proves that the id still means it.
+    pub pidfd: PidFd,
+}
+
+/// The descriptors that a worker is given.
+#[derive(Debug)]
+pub(super) struct Ends {
+    /// Its end of the socket.
+    pub socket: OwnedFd,
+    /// Its page.
+    pub page: OwnedFd,
+    /// What its watcher listens to.
+    pub control: OwnedFd,
+}
+
+impl Remote {
+    /// The supervisor's side of a worker that does not exist yet, and what it is to be given.
+    pub fn new(zygote: u64) -> Result<(Self, Ends)> {
+        let (ours, theirs) = socket::pair()?;
+        socket::set_nonblocking(ours.as_fd())?;
+        let page = PageOwner::create()?;
+        let control = Waker::new()?;
+        let clone = |fd: std::os::fd::BorrowedFd<'_>| {
+            fd.try_clone_to_owned()
+                .map_err(|source| Error::Syscall { call: "duplicate a descriptor", source })
+        };
+        let ends =
+            Ends { socket: theirs, page: clone(page.as_fd())?, control: clone(control.as_fd())? };
+        let remote = Self {
+            zygote,
+            process: None,
+            doomed: false,
+            outbox: Outbox::default(),
+            wants_write: false,
+            is_dirty: false,
+            environ: None,
+            is_used: false,
+            exit: None,
+            rss_bytes: None,
+            stacks_before: 0,
+            socket: ours,
+            page,
+            control,
+            decoder: Decoder::default(),
+        };
+        Ok((remote, ends))
+    }
+
+    /// The supervisor's end of the socket.
+    pub fn socket(&self) -> &OwnedFd {
+        &self.socket
+    }
+
+    /// The page.
+    pub fn page(&self) -> &PageOwner {
+        &self.page
+    }
+
+    /// The descriptors that are the supervisor's alone.
+    pub fn descriptors(&self) -> impl Iterator<Item = i32> + use<> {
+        let process = self.process.as_ref().map(|process| process.pidfd.as_fd().as_raw_fd());
+        let own = [
+            self.socket.as_raw_fd(),
+            self.page.as_fd().as_raw_fd(),
+            self.control.as_fd().as_raw_fd(),
+        ];
+        own.into_iter().chain(process)
+    }
+
+    /// Its process id, once it is forked.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(|process| process.pid)
+    }
+
+    /// Queue an environment, if it is another than the last and no task was sent yet.
+    pub fn update_environ(&mut self, environ: &Arc<Payload>) {
+        let known = self.environ.as_ref().is_some_and(|last| Arc::ptr_eq(last, environ));
+        if !self.is_used && !known {
+            let header = Header { len: environ.len() as u64, ..Header::bare(Kind::Environ) };
+            self.outbox.push(header, environ);
+            self.environ = Some(Arc::clone(environ));
+        }
+    }
+
+    /// Queue a task.
+    pub fn send_task(&mut self, seq: u32, payload: &Arc<Payload>) {
+        self.page.announce(seq);
+        let header = Header { seq, len: payload.len() as u64, ..Header::bare(Kind::Task) };
+        self.outbox.push(header, payload);
+        self.is_used = true;
+        self.environ = None;
+    }
+
+    /// Read what the socket has. Returns whether the worker has closed its end.
+    pub fn receive(
+        &mut self,
+        scratch: &mut [u8],
+        mut each: impl FnMut(Header, Vec<u8>),
+    ) -> Result<bool> {
+        loop {
+            match socket::recv(self.socket.as_fd(), scratch) {
+                Ok(None) => return Ok(false),
+                Ok(Some(0)) => return Ok(true),
+                // It went before it had read all that was sent to it.
+                Err(error) if error.is(Errno::ECONNRESET) => return Ok(true),
+                Err(error) => return Err(error),
+                Ok(Some(count)) => {
+                    self.decoder.feed(&scratch[..count], &mut each)?;
+                    if count < scratch.len() {
+                        return Ok(false);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Read what the ring has. Returns whether it was empty in the end and the doorbell is set.
+    pub fn collect(&mut self, mut each: impl FnMut(Header, Vec<u8>)) -> Result<bool> {
+        let mut garbage = None;
+        for _ in 0..RING_ROUNDS {
+            self.page.pop_results(|record| match frame::parse(record) {
+                Ok((header, body)) => each(header, body.to_vec()),
+                Err(error) => garbage = Some(error),
+            })?;
+            if let Some(error) = garbage.take() {
+                return Err(error);
+            }
+            if self.page.arm_doorbell() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Write what is queued. Returns whether all was written.
+    pub fn flush(&mut self) -> Result<bool> {
+        self.outbox.flush(self.socket.as_fd())
+    }
+
+    /// Ask for the stack. Returns whether one will come.
+    pub fn ask_for_stack(&mut self) -> bool {
+        self.stacks_before = self.page.stack_dumps();
+        let is_clear = self.page.clear_stack().is_ok();
+        let asked = self.process.as_ref().map(|process| process.pidfd.signal(stack_signal()));
+        is_clear && matches!(asked, Some(Ok(true)))
+    }
+
+    /// Whether the stack that was asked for is there.
+    pub fn has_stack(&self) -> bool {
+        self.page.stack_dumps() != self.stacks_before
+    }
+
+    /// Have the watcher run the exit handlers.
+    pub fn run_exit_handlers(&self) {
+        self.control.wake();
+    }
+
+    /// Raise the soft timeout of a task.
+    pub fn interrupt(&self, seq: u32) {
+        self.page.soft_interrupt(seq);
+        if let Some(process) = &self.process {
+            // That it is gone will be told by its pidfd.
+            let _ = process.pidfd.signal(soft_timeout_signal());
+        }
+    }
+
+    /// Send a signal to the whole tree.
+    pub fn signal(&self, signal: i32) {
+        if let Some(process) = &self.process {
+            process_tree::signal_tree(&process.pidfd, process.pid, signal);
+        }
+    }
+
+    /// Kill the whole tree, now or as soon as there is one.
+    pub fn kill(&mut self) {
+        match &self.process {
+            Some(process) => {
+                process_tree::kill_tree(&process.pidfd, process.pid);
+            }
+            None => self.doomed = true,
+        }
+    }
+}
+
+/// All workers that have descriptors.
+#[derive(Debug, Default)]
+pub(super) struct Remotes(pub FxHashMap<WorkerId, Remote>);
+
+impl Claims for Remotes {
+    fn revoke(&mut self, worker: WorkerId, seq: u32) -> bool {
+        // Without a page there is nobody who could begin it.
+        self.0.get(&worker).is_none_or(|remote| remote.page.revoke(seq) == Revoke::Revoked)
+    }
+
+    fn started(&self, worker: WorkerId, seq: u32) -> Option<Time> {
+        match self.0.get(&worker)?.page.state(seq) {
+            ClaimState::Claimed { started } => Some(started.unwrap_or_else(clock::now)),
+            // The worker's memory is garbage: whatever limit there is, it is over.
+            ClaimState::Lost => Some(Time::default()),
+            ClaimState::NotClaimed | ClaimState::Revoked => None,
+        }
+    }
+
+    fn has_exit_handlers(&self, worker: WorkerId) -> bool {
+        self.0.get(&worker).is_some_and(|remote| remote.page.exit_handlers() > 0)
+    }
+}

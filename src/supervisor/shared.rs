@@ -1,0 +1,397 @@
+//! What the supervisor shares with the threads that know Python.
+
+use std::os::fd::OwnedFd;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+
+use crate::error::Result;
+use crate::event::Shutdown;
+use crate::gate::Gate;
+use crate::handle::TaskHandle;
+use crate::outcome::{ExitStatus, Outcome};
+use crate::payload::Payload;
+use crate::stats::Statistics;
+use crate::sys::poller::Poller;
+use crate::sys::waker::Waker;
+use crate::task::{TaskId, TaskSpec};
+use crate::worker::WorkerId;
+
+use super::core::{Core, Settings};
+use super::panic_text;
+
+/// A task on its way in. `S` is what its future keeps beside the handle.
+#[derive(Debug)]
+pub struct Submission<S> {
+    /// What the policy needs to know.
+    pub spec: TaskSpec,
+    /// The pickled call.
+    pub payload: Payload,
+    /// Where its end goes.
+    pub handle: Arc<TaskHandle<S>>,
+}
+
+/// Something that another thread wants of the supervisor.
+#[derive(Debug)]
+pub enum Command<S> {
+    /// Run a task that has its place in the backlog.
+    Submit(Submission<S>),
+    /// Count a task that ended before it could be submitted, because it could not be pickled.
+    CountUnpicklable,
+    /// Give up a task, and stop it with a signal if it runs and one is given.
+    Cancel(TaskId, Option<i32>),
+    /// Tell when a task begins.
+    WatchStart(TaskId),
+    /// A zygote that was asked for was started, or not.
+    Launched {
+        /// Which.
+        zygote: u64,
+        /// Its process, or what went wrong.
+        result: std::result::Result<u32, String>,
+    },
+    /// The environment that workers get before their first task has changed.
+    Environ(Payload),
+    /// Change the size.
+    Resize {
+        /// The new upper bound.
+        max_workers: usize,
+        /// The new lower bound.
+        min_workers: usize,
+    },
+    /// The memory of a worker's tree, as far as that could be found out.
+    MemoryJudged {
+        /// The worker.
+        worker: WorkerId,
+        /// The number of the task that it was asked for.
+        seq: u32,
+        /// What the tree uses.
+        used_bytes: u64,
+    },
+    /// Replace all workers.
+    ClearWorkers,
+    /// End the pool, and drop the sender when the futures that this cancels have ended.
+    Shutdown(Shutdown, Sender<()>),
+}
+
+/// Something for the completer, which may take the GIL.
+#[derive(Debug)]
+pub enum Completion<S> {
+    /// A task has ended.
+    End(Arc<TaskHandle<S>>, Outcome),
+    /// A task that is watched has begun, on this process.
+    Began(Arc<TaskHandle<S>>, u32),
+    /// The soft timeout of a task has passed.
+    Interrupted(Arc<TaskHandle<S>>),
+    /// The process of a worker exists.
+    WorkerUp(u32),
+    /// The process of a worker is gone.
+    WorkerDown(u32, ExitStatus),
+    /// A line for the log.
+    Log(log::Level, String),
+    /// Drop the sender when everything before this has been done.
+    Sync(Sender<()>),
+    /// There will be nothing more.
+    Terminated,
+}
+
+/// Something for the launcher, which starts processes through Python.
+#[derive(Debug)]
+pub enum Launch {
+    /// Start a zygote.
+    Zygote {
+        /// Which.
+        zygote: u64,
+        /// Its end of its control socket.
+        control: OwnedFd,
+    },
+    /// The process of a zygote is gone, or soon will be: wait for it.
+    Reap(u64),
+    /// There will be nothing more.
+    Stop,
+}
+
+/// A worker, as it is shown to users.
+#[derive(Debug)]
+pub struct WorkerReport<S> {
+    /// Its process, once there is one.
+    pub pid: Option<u32>,
+    /// `starting`, `idle`, `busy`, `retiring` or `stopping`.
+    pub state: &'static str,
+    /// What it runs, and for how many seconds.
+    pub task: Option<(Arc<TaskHandle<S>>, f64)>,
+    /// How many tasks ended on it.
+    pub tasks_done: u64,
+    /// Its resident memory.
+    pub rss_bytes: Option<u64>,
+}
+
+/// How the supervisor rests, for those who may have to wake it.
+mod rest {
+    pub const AWAKE: u8 = 0;
+    /// Asleep, and a task could be sent to a worker.
+    pub const HUNGRY: u8 = 1;
+    /// Asleep, and a task could only wait.
+    pub const SATED: u8 = 2;
+}
+
+/// What is left of the supervisor.
+#[derive(Debug)]
+pub(super) enum Life<S> {
+    /// Everything.
+    Running(Box<Core<S>>),
+    /// What it had counted. Its descriptors are closed, however long futures are kept.
+    Ended(Statistics),
+}
+
+/// The supervisor's face to other threads.
+#[derive(Debug)]
+pub struct Shared<S> {
+    gate: Arc<Gate>,
+    inbox: Sender<Command<S>>,
+    completions: Sender<Completion<S>>,
+    launches: Sender<Launch>,
+    // The core's, so that it goes with the core.
+    waker: Weak<Waker>,
+    rest: AtomicU8,
+    life: Mutex<Life<S>>,
+    failed: OnceLock<String>,
+    ended: AtomicBool,
+    // What is posted after the end is found here.
+    leftover: Receiver<Command<S>>,
+}
+
+impl<S: Send + Sync + 'static> Shared<S> {
+    /// A pool whose supervisor does not run yet, and the ends that the completer and the launcher
+    /// wait on.
+    ///
+    /// # Errors
+    ///
+    /// If the operating system refuses descriptors.
+    #[allow(clippy::type_complexity, reason = "the two receivers are what the caller came for")]
+    pub fn new(
+        settings: Settings,
+    ) -> Result<(Arc<Self>, Receiver<Completion<S>>, Receiver<Launch>)> {
+        let gate = Arc::new(Gate::new(settings.max_backlog));
+        let waker = Arc::new(Waker::new()?);
+        let weak_waker = Arc::downgrade(&waker);
+        let poller = Arc::new(Poller::new()?);
+        let (inbox, commands) = unbounded();
+        let (completions, completed) = unbounded();
+        let (launches, launching) = unbounded();
+        let leftover = commands.clone();
+        let core = Core::new(
+            settings,
+            Arc::clone(&gate),
+            waker,
+            poller,
+            (inbox.clone(), commands),
+            completions.clone(),
+            launches.clone(),
+        )?;
+        let shared = Self {
+            gate,
+            inbox,
+            completions,
+            launches,
+            waker: weak_waker,
+            rest: AtomicU8::new(rest::AWAKE),
+            life: Mutex::new(Life::Running(Box::new(core))),
+            failed: OnceLock::new(),
+            ended: AtomicBool::new(false),
+            leftover,
+        };
+        Ok((Arc::new(shared), completed, launching))
+    }
+
+    /// The backlog's bound.
+    pub fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    /// Run a task. It must have its place in the backlog.
+    ///
+    /// Hands it over at once if a worker waits for it and the supervisor sleeps, which saves two
+    /// changes of threads; else the supervisor gets it with its next batch. Returns tasks that came
+    /// too late, which the caller must end.
+    pub fn submit(&self, submission: Submission<S>) -> Vec<(Arc<TaskHandle<S>>, Outcome)> {
+        // A task that may not even start has an end to come now, not with the next batch.
+        let urgent = submission.spec.limits.timeout.is_some_and(|timeout| timeout.is_zero());
+        let rests = self.rest.load(Ordering::SeqCst);
+        if rests == rest::HUNGRY
+            && let Ok(mut life) = self.life.try_lock()
+            && let Life::Running(core) = &mut *life
+            && core.can_take_over()
+        {
+            let taken = panic::catch_unwind(AssertUnwindSafe(|| {
+                core.take_over(submission);
+                self.publish_rest(core);
+            }));
+            drop(life);
+            if let Err(cause) = taken {
+                self.fail(&panic_text(cause.as_ref()));
+            }
+            return Vec::new();
+        }
+        let late = self.push(Command::Submit(submission));
+        self.wake_if(|rests| rests == rest::HUNGRY || (urgent && rests == rest::SATED));
+        late
+    }
+
+    /// Tell the supervisor something.
+    pub fn post(&self, command: Command<S>) {
+        for (handle, outcome) in self.push(command) {
+            // Another thread's, which finds it ended before it could be sent.
+            let _ = self.completions.send(Completion::End(handle, outcome));
+        }
+        self.wake_if(|rests| rests != rest::AWAKE);
+    }
+
+    fn push(&self, command: Command<S>) -> Vec<(Arc<TaskHandle<S>>, Outcome)> {
+        // The receivers live as long as this.
+        let _ = self.inbox.send(command);
+        // Either the supervisor sees the command in its last look, or this sees that it has ended.
+        if self.ended.load(Ordering::SeqCst) { self.refuse_leftover() } else { Vec::new() }
+    }
+
+    /// What is in the inbox of a supervisor that has ended; waiting threads are released by this.
+    fn refuse_leftover(&self) -> Vec<(Arc<TaskHandle<S>>, Outcome)> {
+        let submissions = self.leftover.try_iter().filter_map(|command| match command {
+            Command::Submit(submission) => Some(submission.handle),
+            _ => None,
+        });
+        let outcome = || {
+            self.failed
+                .get()
+                .map_or(Outcome::Cancelled, |reason| super::report::pool_failed(reason))
+        };
+        submissions.map(|handle| (handle, outcome())).collect()
+    }
+
+    /// The last words: the completer and the launcher end after this.
+    pub(super) fn end(&self) {
+        self.gate.close();
+        let mut life = self.lock();
+        if let Life::Running(core) = &*life {
+            let ended = Life::Ended(core.statistics());
+            drop(std::mem::replace(&mut *life, ended));
+        }
+        drop(life);
+        self.ended.store(true, Ordering::SeqCst);
+        for (handle, outcome) in self.refuse_leftover() {
+            let _ = self.completions.send(Completion::End(handle, outcome));
+        }
+        let _ = self.launches.send(Launch::Stop);
+        let _ = self.completions.send(Completion::Terminated);
+    }
+
+    fn wake_if(&self, wanted: impl Fn(u8) -> bool) {
+        if wanted(self.rest.load(Ordering::SeqCst)) {
+            self.rest.store(rest::AWAKE, Ordering::SeqCst);
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = self.waker.upgrade() {
+            waker.wake();
+        }
+    }
+
+    /// Whether there will be nothing more of this pool.
+    pub fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::SeqCst)
+    }
+
+    /// Count anew from zero.
+    pub fn reset_statistics(&self) {
+        match &mut *self.lock() {
+            Life::Running(core) => core.reset_statistics(),
+            Life::Ended(statistics) => *statistics = Statistics::default(),
+        }
+    }
+
+    /// The counters, true for everything that this thread has submitted before.
+    pub fn statistics(&self) -> Statistics {
+        match &mut *self.lock() {
+            Life::Running(core) => {
+                self.catch_up(core);
+                core.statistics()
+            }
+            Life::Ended(statistics) => *statistics,
+        }
+    }
+
+    /// The workers as they are now.
+    pub fn workers(&self) -> Vec<WorkerReport<S>> {
+        match &mut *self.lock() {
+            Life::Running(core) => {
+                self.catch_up(core);
+                core.workers()
+            }
+            Life::Ended(_) => Vec::new(),
+        }
+    }
+
+    /// Have everything that was posted obeyed before this returns. Waits for the supervisor's turn.
+    pub fn settle(&self) {
+        if let Life::Running(core) = &mut *self.lock() {
+            self.catch_up(core);
+        }
+    }
+
+    /// Handle what other threads have left, in the supervisor's place.
+    fn catch_up(&self, core: &mut Core<S>) {
+        // What comes after the end is for `end` to refuse, while there is somebody to settle it.
+        if !core.is_terminated() {
+            core.catch_up();
+            core.publish();
+            if self.rest.load(Ordering::SeqCst) != rest::AWAKE {
+                self.publish_rest(core);
+            }
+        }
+    }
+
+    /// The descriptors that are the supervisor's alone, for a child that was forked with copies.
+    pub fn descriptors(&self) -> Vec<i32> {
+        match &*self.lock() {
+            Life::Running(core) => core.descriptors(),
+            Life::Ended(_) => Vec::new(),
+        }
+    }
+
+    /// Why the pool failed, if it did.
+    pub fn failure(&self) -> Option<&str> {
+        self.failed.get().map(String::as_str)
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Life<S>> {
+        // A panic under the lock ends the pool; what is asked afterwards is answered all the same.
+        self.life.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn awake(&self) {
+        self.rest.store(rest::AWAKE, Ordering::SeqCst);
+    }
+
+    /// Say how the supervisor rests while it sleeps.
+    pub(super) fn publish_rest(&self, core: &Core<S>) {
+        let rests = if core.is_hungry() { rest::HUNGRY } else { rest::SATED };
+        self.rest.store(rests, Ordering::SeqCst);
+    }
+
+    /// End everything with a message: the supervisor can't go on.
+    pub(super) fn fail(&self, reason: &str) {
+        let _ = self.failed.set(reason.to_owned());
+        self.gate.close();
+        let message = format!("the supervisor failed: {reason}");
+        let _ = self.completions.send(Completion::Log(log::Level::Error, message));
+        if let Life::Running(core) = &mut *self.lock() {
+            // What it holds may be half changed; each part is tried for itself.
+            let _ = panic::catch_unwind(AssertUnwindSafe(|| core.abandon(reason)));
+        }
+        self.wake();
+        self.end();
+    }
+}

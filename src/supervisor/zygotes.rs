@@ -1,0 +1,141 @@
+//! The zygotes as the supervisor talks to them.
+//!
+//! A zygote that is asked for before it is ready keeps its requests here. Only so many are under way
+//! at once, so its socket can't be full and nothing here ever has to wait for it.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use crate::child::protocol::{self, Report, Request};
+use crate::error::Result;
+use crate::sys::pidfd::PidFd;
+use crate::sys::{packet, socket};
+use crate::worker::WorkerId;
+
+use super::remote::Ends;
+
+/// Forks asked for and not answered.
+const UNDER_WAY: usize = 8;
+
+/// One zygote.
+#[derive(Debug)]
+pub(super) struct Zygote {
+    control: OwnedFd,
+    process: Option<PidFd>,
+    is_ready: bool,
+    waiting: VecDeque<(WorkerId, Ends)>,
+    under_way: Vec<WorkerId>,
+}
+
+/// Something that a zygote said, with what came along.
+pub(super) type Said = (Report, Option<OwnedFd>);
+
+impl Zygote {
+    /// A zygote that is yet to be started, and its end of the control socket.
+    pub fn new(parent: BorrowedFd<'_>) -> Result<(Self, OwnedFd)> {
+        let (control, theirs) = packet::pair()?;
+        socket::set_nonblocking(control.as_fd())?;
+        let zygote = Self {
+            control,
+            process: None,
+            is_ready: false,
+            waiting: VecDeque::new(),
+            under_way: Vec::new(),
+        };
+        zygote.send(&Request::Watch, &[parent])?;
+        Ok((zygote, theirs))
+    }
+
+    /// The supervisor's end of the control socket.
+    pub fn control(&self) -> BorrowedFd<'_> {
+        self.control.as_fd()
+    }
+
+    /// Its process has been started.
+    pub fn launched(&mut self, pid: u32) {
+        // If it is gone already, its socket tells.
+        self.process = PidFd::open(pid).ok();
+    }
+
+    /// Whether it has said that it can fork.
+    pub fn is_ready(&self) -> bool {
+        self.is_ready
+    }
+
+    /// Ask for a worker.
+    pub fn ask(&mut self, worker: WorkerId, ends: Ends) {
+        self.waiting.push_back((worker, ends));
+    }
+
+    /// Take back a request that was not sent yet. Returns whether it was there.
+    pub fn withdraw(&mut self, worker: WorkerId) -> bool {
+        let before = self.waiting.len();
+        self.waiting.retain(|&(waiting, _)| waiting != worker);
+        self.waiting.len() < before
+    }
+
+    /// Send what may be sent.
+    ///
+    /// `extra` are the descriptors that all workers get. Returns the workers whose request could not
+    /// be sent.
+    pub fn flush(&mut self, extra: [BorrowedFd<'_>; 2]) -> Vec<(WorkerId, String)> {
+        let mut failed = Vec::new();
+        while self.is_ready && self.under_way.len() < UNDER_WAY {
+            let Some((worker, ends)) = self.waiting.pop_front() else { break };
+            let fds =
+                [ends.socket.as_fd(), ends.page.as_fd(), ends.control.as_fd(), extra[0], extra[1]];
+            match self.send(&Request::fork(worker), &fds) {
+                Ok(()) => self.under_way.push(worker),
+                Err(error) => failed.push((worker, error.to_string())),
+            }
+        }
+        failed
+    }
+
+    /// Read one message; `Ok(None)` if there is none now.
+    ///
+    /// # Errors
+    ///
+    /// If the zygote is gone or beyond trust.
+    pub fn receive(&mut self) -> Result<Option<Said>> {
+        let mut bytes = [0; packet::MAX_BYTES];
+        let Some((count, mut fds)) = socket::recv_with_fds(self.control(), &mut bytes)? else {
+            return Ok(None);
+        };
+        let report: Report = protocol::decode(&bytes[..count])?;
+        match &report {
+            Report::Ready => self.is_ready = true,
+            Report::Forked { worker, .. } | Report::ForkFailed { worker, .. } => {
+                self.under_way.retain(|waiting| waiting.get() != *worker);
+            }
+            Report::Exited { .. } => {}
+        }
+        Ok(Some((report, fds.pop())))
+    }
+
+    /// The workers that it was to fork and has not.
+    pub fn unborn(&self) -> impl Iterator<Item = WorkerId> + '_ {
+        self.under_way.iter().copied().chain(self.waiting.iter().map(|&(worker, _)| worker))
+    }
+
+    /// Have it end, with everything below it.
+    pub fn dismiss(&self) {
+        // A zygote that can't be told is told by its socket, or is gone.
+        let _ = self.send(&Request::Exit, &[]);
+    }
+
+    /// Kill it. Its workers live on.
+    pub fn kill(&self) {
+        if let Some(process) = &self.process {
+            let _ = process.signal(libc::SIGKILL);
+        }
+    }
+
+    fn send(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<()> {
+        let bytes = protocol::encode(request)?;
+        match socket::send_with_fds(self.control(), &bytes, fds)? {
+            Some(_) => Ok(()),
+            None => Err(crate::error::Error::Frame("the zygote does not read its requests")),
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! What a task is to the pool: an identity, its place in the queue and its limits.
+//!
+//! The call itself is opaque bytes that only the worker reads; see [`crate::payload`].
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Identity of a task, unique within the process and never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TaskId(u64);
+
+impl TaskId {
+    /// Take the next unused identity.
+    pub fn next() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The identity as a number.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl From<u64> for TaskId {
+    fn from(id: u64) -> Self {
+        Self(id)
+    }
+}
+
+/// Order in which waiting tasks are chosen: 0 is the highest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Priority(pub u32);
+
+/// What a task may use, and how often it may be tried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// From the start of the task to its end; over it the worker is killed.
+    pub timeout: Option<Duration>,
+    /// From the start of the task to the exception raised inside it.
+    pub soft_timeout: Option<Duration>,
+    /// Memory of the worker's whole process tree while the task runs.
+    pub memory_limit_bytes: Option<u64>,
+    /// How many more times the task may run after its worker died.
+    pub retries: u32,
+}
+
+/// A task as the policy sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TaskSpec {
+    /// Its identity.
+    pub id: TaskId,
+    /// Its place among the waiting.
+    pub priority: Priority,
+    /// Its limits.
+    pub limits: Limits,
+}
