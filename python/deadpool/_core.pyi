@@ -1,0 +1,184 @@
+"""The native core; private. What users see of it is documented where it is re-exported."""
+
+import concurrent.futures
+from collections.abc import Callable, Sequence
+from typing import Any, final
+
+from typing_extensions import Self
+
+from ._future import Future
+
+__version__: str
+STACK_SIGNAL: int
+SOFT_TIMEOUT_SIGNAL: int
+
+class FutureBase:
+    """The native part of :class:`deadpool.Future`."""
+
+    @property
+    def pid(self) -> int | None:
+        """The process that runs or ran the task; None if none did yet."""
+
+    def __init__(self) -> None: ...
+    def cancel(self) -> bool:
+        """Give up on the result. Return False if the future has finished.
+
+        A running task goes on, and its result is thrown away, unless the pool was made with
+        ``kill_on_cancel``. Does not block.
+        """
+
+    def cancel_and_kill_if_running(self, sig: int = ...) -> bool:
+        """Give up on the result, and send ``sig`` to the task's process tree if it runs.
+
+        A tree that outlives another signal than SIGKILL by the pool's ``kill_grace_period`` is killed.
+        Hits this task and no other. Does not block.
+        """
+
+    def cancelled(self) -> bool: ...
+    def running(self) -> bool: ...
+    def done(self) -> bool: ...
+    def result(self, timeout: float | None = None) -> Any:
+        """Return the task's result, or raise its exception. Blocks for at most ``timeout`` seconds.
+
+        :raises concurrent.futures.TimeoutError: If the task has not ended by then.
+        :raises CancelledError: If the future was cancelled.
+        """
+
+    def exception(self, timeout: float | None = None) -> BaseException | None: ...
+    def add_done_callback(self, fn: Callable[[Future], object]) -> None:
+        """Call ``fn(future)`` when the future ends, or now if it has.
+
+        Called in the pool's completer thread, where it delays other callbacks and nothing else.
+        """
+
+    def add_pid_callback(self, fn: Callable[[Future], object]) -> None:
+        """Call ``fn(future)`` when the task starts, or now if it has; its ``pid`` is known then."""
+
+    def set_running_or_notify_cancel(self) -> bool: ...
+    def set_result(self, result: Any) -> None: ...
+    def set_exception(self, exception: BaseException | None) -> None: ...
+
+@final
+class Completer:
+    """Settles the futures of one pool."""
+
+    def run(
+        self,
+        on_up: Callable[[int], object] | None = None,
+        on_down: Callable[[int, int | None], object] | None = None,
+    ) -> None:
+        """Settle futures until the pool has terminated, and tell of its worker processes. Blocks."""
+
+@final
+class Launcher:
+    """Knows which zygotes of one pool are wanted."""
+
+    def next(self) -> tuple[int, int | None] | None:
+        """Wait for the next job. Blocks."""
+
+    def launched(self, zygote: int, pid: int) -> None: ...
+    def failed(self, zygote: int, reason: str) -> None: ...
+    def descriptors(self) -> list[int]: ...
+    def close(self) -> None: ...
+
+@final
+class RoomBell:
+    """Tells an event loop of room in the backlog."""
+
+    def fileno(self) -> int: ...
+    def answer(self) -> int: ...
+
+class PoolBase:
+    """The native base of :class:`deadpool.Deadpool`."""
+
+    def __new__(cls, *_args: Any, **_kwargs: Any) -> Self: ...
+    def submit(
+        self,
+        fn: Callable[..., Any],
+        /,
+        *args: Any,
+        deadpool_timeout: float | None = None,
+        deadpool_priority: int = 0,
+        deadpool_soft_timeout: float | None = None,
+        deadpool_memory_limit_bytes: int | None = None,
+        deadpool_retries: int = 0,
+        deadpool_block: bool = True,
+        **kwargs: Any,
+    ) -> Future:
+        """Schedule ``fn(*args, **kwargs)`` to run in a worker, and return its :class:`Future`.
+
+        The call is pickled here, so later changes of its arguments are not seen; an error in pickling
+        arrives on the future. Blocks while the backlog is full, unless ``deadpool_block`` is false. May
+        be called from any thread, and from signal handlers.
+
+        :param deadpool_timeout: Seconds from the start of the task until its worker is killed; 0 fails
+            the task at once, None means never.
+        :param deadpool_priority: 0 is the highest; first in, first out within one.
+        :param deadpool_soft_timeout: Seconds from the start until :class:`SoftTimeoutError` is raised in
+            the task.
+        :param deadpool_memory_limit_bytes: Memory of the worker's process tree over which it is killed.
+        :param deadpool_retries: How many more times the task may run after its worker died.
+        :param deadpool_block: Whether to wait for room in the backlog.
+        :raises PoolClosed: If the pool is closed, also while waiting for room.
+        :raises BacklogFull: If there is no room and ``deadpool_block`` is false.
+        :raises TypeError: If ``fn`` is not callable, or a ``deadpool_`` keyword is unknown.
+        :raises ValueError: If a limit is out of range.
+        """
+
+    def _open(
+        self,
+        *,
+        future_class: type[concurrent.futures.Future[Any]],
+        max_workers: int,
+        min_workers: int,
+        max_tasks_per_child: int | None,
+        max_backlog: int | None,
+        zygote_each: bool,
+        serializer: Any,
+        kill_on_cancel: bool,
+        kill_grace_period: float,
+        worker_idle_timeout: float,
+        worker_start_timeout: float,
+        fail_on_initializer_error: bool,
+        environ: bytes | None,
+        propagates: bool,
+    ) -> tuple[Completer, Launcher]: ...
+    def _close(self, mode: int, wait: bool) -> None: ...
+    def _set_environ(self, environ: bytes) -> None: ...
+    def _clear_workers(self) -> None: ...
+    def _resize(self, max_workers: int, min_workers: int) -> None: ...
+    def _waiting(self) -> int: ...
+    def _room_bell(self) -> RoomBell: ...
+    def _reset_counters(self) -> None: ...
+    def _running(self) -> list[FutureBase]: ...
+    def _counters(self) -> dict[str, int]: ...
+    def _workers(
+        self,
+    ) -> list[tuple[int | None, str, str | None, float | None, int, int | None]]: ...
+
+@final
+class Worker:
+    """A worker's process."""
+
+    def __new__(
+        cls,
+        fds: Sequence[int],
+        serializer: Any,
+        max_memory_bytes: int | None,
+        trim_threshold_bytes: int | None,
+    ) -> Worker: ...
+    def stack_fd(self) -> int: ...
+    def set_exit_handlers(self, count: int) -> None: ...
+    def is_interrupted(self) -> bool: ...
+    def receive_environ(self, apply: Callable[[bytes], object]) -> None: ...
+    def initializer_failed(self, error: BaseException) -> None: ...
+    def run(self, apply: Callable[[bytes], object]) -> None: ...
+
+def run_zygote(control: int, fork: Callable[[int, list[int], list[int]], int]) -> None:
+    """Run a zygote until the parent is gone or wants it to end. Blocks."""
+
+def malloc_trim() -> bool:
+    """Give unused heap memory back to the system; return whether the C library can."""
+
+def available_cpus() -> int:
+    """Return how many CPUs this process may use."""

@@ -1,0 +1,351 @@
+"""The executor."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import logging
+import multiprocessing
+import pickle
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from multiprocessing.context import BaseContext
+from typing import TYPE_CHECKING, Any
+
+from . import _core, _environ, _launch, _legacy, _map, _worker
+from ._checks import check_arguments, check_callable, check_seconds, check_whole
+from ._future import Future
+
+if TYPE_CHECKING:
+    from . import _asubmit
+
+_logger = logging.getLogger("deadpool")
+
+# How `_close` takes the ways a pool may end.
+_DRAIN, _CANCEL_WAITING, _TERMINATE, _CANCEL_ALL, _KILL = range(5)
+
+
+@dataclass(frozen=True)
+class WorkerInfo:
+    """A worker, as it is now.
+
+    :param pid: Its process id; None until there is a process.
+    :param state: ``"starting"``, ``"idle"``, ``"busy"``, ``"retiring"`` or ``"stopping"``.
+    :param task: Module and qualified name of the function that it runs.
+    :param running_seconds: For how long it has been running it.
+    :param tasks_done: How many tasks have ended on it.
+    :param rss_bytes: Its resident memory.
+    """
+
+    pid: int | None
+    state: str
+    task: str | None
+    running_seconds: float | None
+    tasks_done: int
+    rss_bytes: int | None
+
+
+class Deadpool(  # type: ignore[misc]  # submit() takes more than the base class's.
+    _legacy.Attributes, _core.PoolBase, concurrent.futures.Executor
+):
+    """A process pool that is really hard to kill.
+
+    Everything that works with :class:`concurrent.futures.ProcessPoolExecutor` works here. All
+    workers are started at once; the constructor does not wait for them.
+
+    :param max_workers: The most tasks that run at the same time. By default as many as this process
+        may use CPUs, by its affinity and the quota of its cgroup.
+    :param min_workers: How many workers an idle pool keeps; 0 keeps none. By default ``max_workers``.
+    :param max_tasks_per_child: After how many tasks a worker is replaced. None means never.
+    :param max_worker_memory_bytes: A worker whose resident memory is at least this after a task is
+        replaced.
+    :param mp_context: A multiprocessing context, or the name of a start method; ``"forkserver"`` by
+        default.
+    :param initializer: Called with ``initargs`` in each worker before its first task.
+    :param initargs: Arguments of ``initializer``.
+    :param finalizer: Called with ``finalargs`` in each worker before it goes, but not before it is
+        killed.
+    :param finalargs: Arguments of ``finalizer``.
+    :param max_backlog: How many tasks may wait for a worker before :meth:`submit` blocks. 0 or None
+        means any number.
+    :param shutdown_wait: ``wait`` of the :meth:`shutdown` at the end of a ``with`` block.
+    :param shutdown_cancel_futures: ``cancel_futures`` of the same.
+    :param daemon: Whether workers are daemonic processes, which may have no multiprocessing children,
+        and so no pools of their own.
+    :param malloc_trim_rss_memory_threshold_bytes: A worker whose resident memory is over this after a
+        task gives unused heap memory back to the system.
+    :param propagate_environ: Environment variables for the workers, as they are when a worker is
+        created or, if it has run nothing yet, when a task is submitted.
+    :param on_initializer_error: ``"log"`` goes on with a worker whose initializer raised; ``"fail"``
+        lets the worker go and fails the task that waits with a :class:`ProcessError`.
+    :param kill_on_cancel: Whether cancelling a running task kills it.
+    :param kill_grace_period: Seconds for exit handlers before a kill; a worker that goes in peace has
+        ten times as long for its finalizer and exit handlers.
+    :param worker_idle_timeout: Seconds after which an idle worker above ``min_workers`` goes.
+    :param worker_start_timeout: Seconds that a worker may take to start, its initializer included.
+    :param serializer: What pickles calls and results: anything with ``dumps`` and ``loads``.
+    :param on_worker_up: Called with the process id of each worker that was started, by the thread
+        that calls done-callbacks.
+    :param on_worker_down: Called with process id and exit code, None if nobody could tell it, of
+        each that is gone.
+    :raises ValueError: If a number is out of range, or there is no such start method.
+    :raises TypeError: If an argument is of another type.
+    :raises OSError: If the system refuses descriptors or threads.
+    """
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        min_workers: int | None = None,
+        max_tasks_per_child: int | None = None,
+        max_worker_memory_bytes: int | None = None,
+        mp_context: BaseContext | str | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+        finalizer: Callable[..., object] | None = None,
+        finalargs: Iterable[Any] = (),
+        max_backlog: int | None = 1000,
+        shutdown_wait: bool | None = None,
+        shutdown_cancel_futures: bool | None = None,
+        daemon: bool = True,
+        malloc_trim_rss_memory_threshold_bytes: int | None = None,
+        propagate_environ: Mapping[str, str] | None = None,
+        *,
+        on_initializer_error: str = "log",
+        kill_on_cancel: bool = False,
+        kill_grace_period: float = 1.0,
+        worker_idle_timeout: float = 0.2,
+        worker_start_timeout: float = 300.0,
+        serializer: Any = pickle,
+        on_worker_up: Callable[[int], object] | None = None,
+        on_worker_down: Callable[[int, int | None], object] | None = None,
+    ) -> None:
+        max_workers = _check_max_workers(max_workers)
+        self._max_workers = max_workers
+        self._min_workers = check_whole("min_workers", min_workers, 0)
+        check_whole("max_tasks_per_child", max_tasks_per_child, 1)
+        check_whole("max_worker_memory_bytes", max_worker_memory_bytes, 1)
+        threshold = malloc_trim_rss_memory_threshold_bytes
+        check_whole("malloc_trim_rss_memory_threshold_bytes", threshold, 0)
+        check_whole("max_backlog", max_backlog, 0)
+        check_callable("initializer", initializer)
+        check_callable("finalizer", finalizer)
+        check_callable("on_worker_up", on_worker_up)
+        check_callable("on_worker_down", on_worker_down)
+        check_seconds("kill_grace_period", kill_grace_period)
+        check_seconds("worker_idle_timeout", worker_idle_timeout)
+        check_seconds("worker_start_timeout", worker_start_timeout)
+        if on_initializer_error not in ("log", "fail"):
+            raise ValueError(
+                f"on_initializer_error must be 'log' or 'fail', not {on_initializer_error!r}"
+            )
+        if multiprocessing.current_process().daemon:
+            raise AssertionError(
+                "daemonic processes are not allowed to have children; "
+                "make the pool that runs this task with daemon=False"
+            )
+        method = _launch.start_method(mp_context)
+        if method.name != "fork":
+            _check_importable(initializer, finalizer)
+        functions = None
+        if serializer is not pickle and serializer is not None:
+            functions = _worker.Functions(
+                getattr(serializer, "dumps", None), getattr(serializer, "loads", None)
+            )
+        self._environ = _environ.Propagated(propagate_environ)
+        self._shutdown_options = {
+            name: value
+            for name, value in (
+                ("wait", shutdown_wait),
+                ("cancel_futures", shutdown_cancel_futures),
+            )
+            if value is not None
+        }
+        spec = _worker.Spec(
+            initializer=initializer,
+            initargs=check_arguments("initargs", initargs),
+            finalizer=finalizer,
+            finalargs=check_arguments("finalargs", finalargs),
+            daemon=bool(daemon),
+            serializer=functions,
+            max_worker_memory_bytes=max_worker_memory_bytes,
+            trim_threshold_bytes=threshold,
+            propagates_environ=propagate_environ is not None,
+            fails_on_initializer_error=on_initializer_error == "fail",
+        )
+        self._threads = _launch.Threads(spec, method, on_worker_up, on_worker_down)
+        completer, launcher = self._open(
+            future_class=Future,
+            max_workers=max_workers,
+            min_workers=max_workers if self._min_workers is None else self._min_workers,
+            max_tasks_per_child=max_tasks_per_child,
+            max_backlog=max_backlog or None,
+            zygote_each=method.zygote_each,
+            serializer=serializer,
+            kill_on_cancel=bool(kill_on_cancel),
+            kill_grace_period=kill_grace_period,
+            worker_idle_timeout=worker_idle_timeout,
+            worker_start_timeout=worker_start_timeout,
+            fail_on_initializer_error=on_initializer_error == "fail",
+            environ=self._environ.changes(),
+            propagates=self._environ.is_wanted,
+        )
+        self._threads.start(completer, launcher)
+        self._room: _asubmit.RoomForCoroutines | None = None
+
+    def _propagate(self) -> None:
+        """Tell the workers to come of changes in the environment; called by `submit`."""
+        changes = self._environ.changes()
+        if changes is not None:
+            self._set_environ(changes)
+
+    async def asubmit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Run ``fn(*args, **kwargs)`` in a worker and return its result.
+
+        Waits for room in the backlog and for the result without blocking the event loop. Cancelling
+        the coroutine cancels the task, and kills it if the pool was made with ``kill_on_cancel``.
+
+        Takes the same ``deadpool_`` keywords as :meth:`submit`.
+
+        :raises PoolClosed: If the pool is closed, also while waiting for room.
+        """
+        if self._room is None:
+            # Here, since asyncio is much to import for those who don't use it.
+            from ._asubmit import RoomForCoroutines
+
+            self._room = RoomForCoroutines(self)
+        return await self._room.run(fn, args, kwargs)
+
+    def map(
+        self,
+        fn: Callable[..., Any],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+        deadpool_timeout: float | None = None,
+        deadpool_priority: int = 0,
+        deadpool_soft_timeout: float | None = None,
+        deadpool_memory_limit_bytes: int | None = None,
+        deadpool_retries: int = 0,
+    ) -> Iterator[Any]:
+        """Return an iterator over the results of ``fn``, in the order of the arguments.
+
+        Blocks while the backlog is full. A chunk is one task: timeouts, priority, memory limit and
+        retries are the chunk's.
+
+        :param timeout: Seconds from this call until a result must have come.
+        :param chunksize: How many calls make one task, at least 1.
+        :param buffersize: How many tasks may be ahead of the iteration; None submits all now.
+        :raises TimeoutError: From the iterator, if a result does not come in time.
+        :raises ValueError: If ``chunksize`` or ``buffersize`` is less than 1.
+        """
+        limits = {
+            "deadpool_timeout": deadpool_timeout,
+            "deadpool_priority": deadpool_priority,
+            "deadpool_soft_timeout": deadpool_soft_timeout,
+            "deadpool_memory_limit_bytes": deadpool_memory_limit_bytes,
+            "deadpool_retries": deadpool_retries,
+        }
+        options = {name: value for name, value in limits.items() if value is not None}
+        return _map.results(self, fn, iterables, timeout, chunksize, buffersize, options)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Close the pool.
+
+        ===== ============== ==================================================================
+        wait  cancel_futures effect
+        ===== ============== ==================================================================
+        True  False          all submitted tasks run, and this returns after the last
+        True  True           running tasks are finished, waiting tasks are cancelled; this returns
+                             after the last
+        False True           running tasks are killed and cancelled, waiting tasks are cancelled
+        False False          running tasks are finished in the background, waiting tasks are cancelled
+        ===== ============== ==================================================================
+
+        May be called more than once, and from callbacks, where it does not wait. Blocks if ``wait``
+        is true until all workers are gone.
+        """
+        if wait:
+            mode = _CANCEL_WAITING if cancel_futures else _DRAIN
+        else:
+            mode = _CANCEL_ALL if cancel_futures else _CANCEL_WAITING
+        self._shut_down(mode, wait)
+
+    def terminate_workers(self) -> None:
+        """Send SIGTERM to busy workers and their trees, cancel all tasks and close the pool.
+
+        Workers that outlive ``kill_grace_period`` are killed; idle ones go in peace. Does not wait
+        for them.
+        """
+        self._shut_down(_TERMINATE, False)
+
+    def kill_workers(self) -> None:
+        """Kill all workers and their trees, cancel what waits and close the pool. Does not wait."""
+        self._shut_down(_KILL, False)
+
+    def _shut_down(self, mode: int, wait: bool) -> None:
+        is_own = self._threads.is_current()
+        self._close(mode, not is_own)
+        if wait and not is_own:
+            self._threads.join()
+
+    def __exit__(self, *_exception: object) -> None:
+        self.shutdown(**self._shutdown_options)
+
+    def get_statistics(self) -> dict[str, int]:
+        """Return what the pool has done; also after its end.
+
+        :returns: ``tasks_received``, ``tasks_launched``, ``tasks_failed``,
+            ``worker_processes_created``, ``max_workers_busy_concurrently``: counts since the pool was
+            made; ``worker_processes_still_alive``, ``worker_processes_idle``,
+            ``worker_processes_busy``: the workers as they are.
+        """
+        return self._counters()
+
+    def workers(self) -> list[WorkerInfo]:
+        """Return what each worker is doing, the oldest first."""
+        return [WorkerInfo(*row) for row in self._workers()]
+
+    def clear_workers(self) -> None:
+        """Replace all workers: idle ones at once, busy ones after the task that they run."""
+        if self._environ.is_wanted:
+            self._propagate()
+        self._clear_workers()
+
+    def resize(self, max_workers: int) -> None:
+        """Change how many tasks may run at the same time.
+
+        Workers that are too many go when they are idle; a running task is never disturbed.
+
+        :param max_workers: The new number, at least 1.
+        """
+        max_workers = _check_max_workers(max_workers)
+        self._max_workers = max_workers
+        self._resize(max_workers, max_workers if self._min_workers is None else self._min_workers)
+
+
+def trim_memory() -> None:
+    """Give unused heap memory of this process back to the system, where the C library can."""
+    _worker.trim_memory()
+
+
+def _check_max_workers(max_workers: int | None) -> int:
+    if max_workers is None:
+        return _core.available_cpus()
+    number = check_whole("max_workers", max_workers, None)
+    assert number is not None
+    if number <= 0:
+        raise ValueError("max_workers must be greater than 0")
+    return number
+
+
+def _check_importable(*functions: Callable[..., object] | None) -> None:
+    """Raise what a worker's start would fail with, and nobody would see."""
+    for function in functions:
+        try:
+            pickle.dumps(function)
+        except (pickle.PicklingError, AttributeError):
+            raise
+        except Exception as error:
+            # Some objects can be pickled while a process is started and not otherwise.
+            _logger.debug("%r may not be picklable: %s", function, error)

@@ -1,0 +1,261 @@
+"""Starting zygotes, which fork the workers, through a multiprocessing context."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import multiprocessing.forkserver
+import os
+import select
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing import resource_tracker
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
+from typing import TYPE_CHECKING, Any
+
+from . import _exit, _worker
+
+if TYPE_CHECKING:
+    from ._core import Completer, Launcher
+
+_logger = logging.getLogger("deadpool.launcher")
+
+# How long a zygote that was dismissed may take to end.
+_EXIT_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class StartMethod:
+    """How processes are started.
+
+    :param context: What starts them.
+    :param name: ``"forkserver"``, ``"spawn"`` or ``"fork"``.
+    """
+
+    context: BaseContext
+    name: str
+
+    @property
+    def zygote_each(self) -> bool:
+        """Whether each worker has a zygote of its own.
+
+        Only under forkserver do workers share one, as they share the fork server otherwise. Under
+        spawn each is a fresh interpreter, under fork each is a copy of the parent as it is then.
+        """
+        return self.name != "forkserver"
+
+
+def start_method(context: BaseContext | str | None) -> StartMethod:
+    """Return what is meant by the argument ``mp_context``.
+
+    :param context: A context, the name of a start method, or None for ``"forkserver"``.
+    :raises ValueError: If there is no start method of that name here.
+    :raises TypeError: If it is something else.
+    """
+    if context is None:
+        context = "forkserver"
+    if isinstance(context, str):
+        known = multiprocessing.get_all_start_methods()
+        if context not in known:
+            raise ValueError(f"mp_context must be one of {', '.join(known)}, not {context!r}")
+        context = multiprocessing.get_context(context)
+    if not isinstance(context, BaseContext):
+        raise TypeError(
+            "mp_context must be a multiprocessing context, the name of a start method or None, "
+            f"not {type(context)}"
+        )
+    name = context.get_start_method()
+    assert name is not None
+    return StartMethod(context, name)
+
+
+class Threads:
+    """The completer and the launcher of one pool, until both have ended.
+
+    Knows nothing of the ``Deadpool`` object, so that it can be collected meanwhile.
+    """
+
+    def __init__(
+        self,
+        spec: _worker.Spec,
+        method: StartMethod,
+        on_worker_up: Callable[[int], object] | None = None,
+        on_worker_down: Callable[[int, int | None], object] | None = None,
+    ) -> None:
+        self._spec = spec
+        self._on_worker_up = _logged(on_worker_up)
+        self._on_worker_down = _logged(on_worker_down)
+        self._method = method
+        self._completer: Completer | None = None
+        self._threads: list[threading.Thread] = []
+        self._zygotes: dict[int, Any] = {}
+        self._close: Callable[[], None] | None = None
+
+    def start(self, completer: Completer, launcher: Launcher) -> None:
+        """Start both.
+
+        :param completer: What settles futures.
+        :param launcher: What knows which zygotes are wanted.
+        :raises RuntimeError: If no thread can be started. The pool can't work then.
+        """
+        self._close = launcher.close
+        jobs: list[tuple[str, Callable[[Any], None], Any]] = [
+            ("completer", self._complete, completer),
+            ("launcher", self._launch, launcher),
+        ]
+        _exit.add(self)
+        for name, target, job in jobs:
+            thread = threading.Thread(
+                target=target, args=(job,), name=f"deadpool-{name}", daemon=True
+            )
+            thread.start()
+            self._threads.append(thread)
+
+    def join(self) -> None:
+        """Wait until the pool has ended. Blocks."""
+        for thread in self._threads:
+            thread.join()
+
+    def is_current(self) -> bool:
+        """Whether the calling thread is one of these, and so can't wait for them."""
+        return threading.current_thread() in self._threads
+
+    def finish(self) -> None:
+        """Let what was submitted finish, and wait for the end. Blocks."""
+        if self._close is not None:
+            self._close()
+        self.join()
+
+    def _complete(self, completer: Completer) -> None:
+        try:
+            completer.run(self._on_worker_up, self._on_worker_down)
+        finally:
+            _exit.discard(self)
+
+    def _launch(self, launcher: Launcher) -> None:
+        while (job := launcher.next()) is not None:
+            number, control = job
+            if control is None:
+                self._reap(number)
+                continue
+            try:
+                pid = self._start_zygote(number, control, launcher)
+            except BaseException as error:
+                # Whatever it is, the pool must hear of it, or it would wait for ever.
+                _logger.warning("a zygote could not be started", exc_info=True)
+                launcher.failed(number, f"{type(error).__name__}: {error}")
+            else:
+                launcher.launched(number, pid)
+            finally:
+                os.close(control)
+        for number in list(self._zygotes):
+            self._reap(number)
+
+    def _start_zygote(self, number: int, control: int, launcher: Launcher) -> int:
+        inherited: tuple[int, ...] = ()
+        if self._method.name == "fork":
+            inherited = tuple(fd for fd in launcher.descriptors() if fd != control)
+        elif self._method.name == "forkserver":
+            _preload()
+        process: BaseProcess = self._method.context.Process(  # type: ignore[attr-defined]
+            target=_worker.run_zygote,
+            args=(_worker.Descriptor(control), self._spec, inherited),
+            name=f"deadpool-zygote-{number}",
+            daemon=False,
+        )
+        # Not by start(): then multiprocessing would list it among the children of the user, and
+        # wait for it at exit. It ends when the supervisor or this process does.
+        with _without_interrupts(self._method):
+            popen = process._Popen(process)  # type: ignore[attr-defined]
+        self._zygotes[number] = popen
+        pid: int = popen.pid
+        return pid
+
+    def _ends(self, popen: Any) -> bool:
+        """Wait for the end of a zygote that was dismissed; return whether it came."""
+        if self._method.name == "forkserver":
+            return popen.wait(_EXIT_SECONDS) is not None
+        # Not by its sentinel, a pipe that children which were forked meanwhile hold open as well.
+        return _is_gone(popen.pid, _EXIT_SECONDS)
+
+    def _reap(self, number: int) -> None:
+        popen = self._zygotes.pop(number, None)
+        if popen is None:
+            return
+        if not self._ends(popen):
+            _logger.warning("zygote %d did not end and is killed", popen.pid)
+            popen.kill()
+        popen.wait()
+        popen.close()
+
+
+@contextlib.contextmanager
+def _without_interrupts(method: StartMethod) -> Iterator[None]:
+    """Start a process that Ctrl-C can't reach before it ignores that, as zygotes do."""
+    if method.name == "forkserver":
+        # The fork server would hand this down to processes that are not ours.
+        yield
+        return
+    # It unblocks the signal when it is started, so that must not happen in between.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _is_gone(pid: int, timeout: float) -> bool:
+    """Wait for the end of a child; return whether it came."""
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True  # Somebody has waited for all children there are.
+    try:
+        poll = select.poll()
+        poll.register(process, select.POLLIN)
+        return bool(poll.poll(timeout * 1000))
+    finally:
+        os.close(process)
+
+
+def _fork_server() -> Any:
+    return multiprocessing.forkserver._forkserver
+
+
+def _logged(callback: Callable[..., object] | None) -> Callable[..., None] | None:
+    """Wrap a callback so that what it raises is logged: nobody is there to catch it."""
+    if callback is None:
+        return None
+
+    def call(*args: Any) -> None:
+        try:
+            callback(*args)
+        except Exception:
+            _logger.exception("the callback %r failed", callback)
+
+    return call
+
+
+def _preload() -> None:
+    """Have the fork server import once what each zygote needs."""
+    server = _fork_server()
+    if server._forkserver_pid is None and _worker.__name__ not in server._preload_modules:
+        server.set_forkserver_preload([*server._preload_modules, _worker.__name__])
+
+
+def _forget_fork_server() -> None:
+    # To a fork it is a sibling: it can't be waited for, and multiprocessing fails when it tries.
+    server = _fork_server()
+    alive_fd = server._forkserver_alive_fd
+    server._lock = threading.Lock()
+    server._forkserver_pid = server._forkserver_address = server._forkserver_alive_fd = None
+    if alive_fd is not None:
+        os.close(alive_fd)
+
+
+os.register_at_fork(after_in_child=_forget_fork_server)

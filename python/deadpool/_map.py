@@ -1,0 +1,89 @@
+"""``Deadpool.map``: many calls of one function, in chunks."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from ._checks import check_whole
+
+if TYPE_CHECKING:
+    from ._executor import Deadpool
+    from ._future import Future
+
+
+def run_chunk(fn: Callable[..., Any], chunk: tuple[tuple[Any, ...], ...]) -> list[Any]:
+    """Make the calls of a chunk; in the worker."""
+    return [fn(*args) for args in chunk]
+
+
+def results(
+    pool: Deadpool,
+    fn: Callable[..., Any],
+    iterables: tuple[Iterable[Any], ...],
+    timeout: float | None,
+    chunksize: Any,
+    buffersize: Any,
+    options: dict[str, Any],
+) -> Iterator[Any]:
+    """Return an iterator over the results; see :meth:`deadpool.Deadpool.map`."""
+    if not isinstance(chunksize, int) or chunksize < 1:
+        raise ValueError("chunksize must be >= 1.")
+    if buffersize is not None:
+        if not isinstance(buffersize, int):
+            raise TypeError("buffersize must be an integer or None")
+        check_whole("buffersize", buffersize, 1)
+    if not callable(fn):
+        raise TypeError(f"the first argument of map() must be callable, not {type(fn)}")
+    deadline = None if timeout is None else time.monotonic() + timeout
+    calls = zip(*iterables, strict=False)
+    submissions = _submissions(pool, fn, calls, chunksize, options)
+    futures = deque(itertools.islice(submissions, buffersize))
+    if buffersize is None:
+        submissions = iter(())
+    each = _results(futures, submissions, deadline)
+    return each if chunksize == 1 else itertools.chain.from_iterable(each)
+
+
+def _submissions(
+    pool: Deadpool,
+    fn: Callable[..., Any],
+    calls: Iterator[tuple[Any, ...]],
+    chunksize: int,
+    options: dict[str, Any],
+) -> Iterator[Future]:
+    if chunksize == 1:
+        for args in calls:
+            yield pool.submit(fn, *args, **options)
+    else:
+        while chunk := tuple(itertools.islice(calls, chunksize)):
+            yield pool.submit(run_chunk, fn, chunk, **options)
+
+
+def _results(
+    futures: deque[Future], submissions: Iterator[Future], deadline: float | None
+) -> Iterator[Any]:
+    try:
+        while futures:
+            # Submitted before the wait, so that the workers have something to do meanwhile.
+            next_future = next(submissions, None)
+            if next_future is not None:
+                futures.append(next_future)
+            # Nothing here may hold on to a result once it was handed out.
+            yield _result(futures.popleft(), deadline)
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def _result(future: Future, deadline: float | None) -> Any:
+    try:
+        try:
+            return future.result(None if deadline is None else deadline - time.monotonic())
+        finally:
+            future.cancel()
+    finally:
+        del future
