@@ -1,0 +1,94 @@
+"""Soft timeouts are raised inside the task, and only while it runs."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+import tasks
+from conftest import MakePool
+from processes import await_death, await_pid
+
+import deadpool
+
+TIMEOUT = 0.1
+
+
+@pytest.mark.parametrize(
+    ("function", "args"),
+    [(tasks.sleep, (3600,)), (tasks.spin, ()), (tasks.read_for_ever, ()), (tasks.backtrack, ())],
+    ids=["sleep", "loop", "read", "regex"],
+)
+def test_it_interrupts(
+    make_pool: MakePool, start_method: str, function: object, args: tuple
+) -> None:
+    pool = make_pool(mp_context=start_method)
+    begin = time.monotonic()
+    future = pool.submit(function, *args, deadpool_soft_timeout=TIMEOUT)
+    with pytest.raises(deadpool.SoftTimeoutError):
+        future.result(20)
+    assert time.monotonic() - begin < 10
+    error = future.exception()
+    assert not isinstance(error, deadpool.TimeoutError)
+    assert function.__name__ in str(error.__cause__)
+
+
+def test_the_worker_lives_on(pool: deadpool.Deadpool) -> None:
+    pid = pool.submit(tasks.getpid).result()
+    future = pool.submit(tasks.sleep, 3600, deadpool_soft_timeout=TIMEOUT)
+    assert isinstance(future.exception(), deadpool.SoftTimeoutError)
+    assert pool.submit(tasks.getpid).result() == pid
+
+
+def test_a_task_may_catch_it_and_clean_up(pool: deadpool.Deadpool) -> None:
+    future = pool.submit(tasks.clean_up_after, tasks.sleep, 3600, deadpool_soft_timeout=TIMEOUT)
+    assert future.result().startswith("cleaned up after")
+
+
+def test_it_is_not_raised_after_the_task(pool: deadpool.Deadpool) -> None:
+    futures = []
+    for number in range(100):
+        limit = 0.001 + number * 0.00002
+        futures.append(pool.submit(tasks.sleep, 0.002, deadpool_soft_timeout=limit))
+        futures.append(pool.submit(tasks.sleep, 0.001))
+    for limited, free in zip(futures[::2], futures[1::2], strict=True):
+        error = limited.exception(20)
+        assert error is None or isinstance(error, deadpool.SoftTimeoutError)
+        assert free.exception(20) is None
+    assert len({future.pid for future in futures} - {None}) == 1
+
+
+def test_it_counts_for_each_task_by_itself(pool: deadpool.Deadpool) -> None:
+    futures = [pool.submit(tasks.sleep, 0.03, deadpool_soft_timeout=3) for _ in range(5)]
+    assert all(future.result() for future in futures)
+
+
+def test_a_hard_timeout_follows(pool: deadpool.Deadpool, begun: Path) -> None:
+    future = pool.submit(
+        tasks.ignore_soft_timeout, begun, deadpool_soft_timeout=TIMEOUT, deadpool_timeout=0.6
+    )
+    assert isinstance(future.exception(20), deadpool.TimeoutError)
+    await_death([await_pid(begun)])
+
+
+def test_it_does_not_help_where_c_code_holds_the_gil(pool: deadpool.Deadpool) -> None:
+    future = pool.submit(tasks.count_in_c, deadpool_soft_timeout=0.05, deadpool_timeout=0.4)
+    assert isinstance(future.exception(20), deadpool.TimeoutError)
+
+
+def test_infinite_and_none(pool: deadpool.Deadpool) -> None:
+    for limit in (None, float("inf"), 1e300):
+        assert pool.submit(tasks.sleep, 0, deadpool_soft_timeout=limit).result() == 0
+
+
+def test_zero_means_at_once(pool: deadpool.Deadpool) -> None:
+    future = pool.submit(tasks.spin, deadpool_soft_timeout=0)
+    assert isinstance(future.exception(20), deadpool.SoftTimeoutError)
+
+
+def test_in_a_map_it_is_the_chunks(pool: deadpool.Deadpool) -> None:
+    results = pool.map(tasks.sleep, [0, 3600], deadpool_soft_timeout=TIMEOUT)
+    assert next(results) == 0
+    with pytest.raises(deadpool.SoftTimeoutError):
+        next(results)
