@@ -1,0 +1,205 @@
+"""What a person does with this project, one session each; ``nox`` alone runs all the tests.
+
+A session builds what it needs. A wheel is built once for each interpreter and state of the
+sources, and all sessions share one cargo target directory, so that a second run compiles only what
+has changed.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).parent
+TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
+SUPPORTED = ["3.10", "3.11", "3.12", "3.13", "3.14"]
+MAIN = "3.11"
+# What decides the content of a wheel, and so whether one that was built before is still good.
+WHEEL_SOURCES = [
+    *("Cargo.toml", "Cargo.lock", "pyproject.toml"),
+    *("README.rst", "LICENSE-AGPL", "LICENSE-Apache"),
+    *("src", "python"),
+]
+# What differs from one Python to the next shows itself here, if anywhere.
+SMALLER_SET = [
+    *("submit", "map", "future", "exceptions", "timeouts", "worker_deaths", "shutdown"),
+    *("interpreter_exit", "serialize", "forks"),
+]
+PYTEST = ["pytest>=8", "pytest-timeout", "pytest-xdist", "cloudpickle", "numpy"]
+
+nox.options.reuse_existing_virtualenvs = True
+nox.options.error_on_missing_interpreters = True
+nox.options.sessions = ["lint", "types", "rust", "wheel", "tests", "cpython", "docs"]
+
+
+def add_pyenv_interpreters() -> None:
+    """Put the interpreters that pyenv keeps on the path, where nox looks for them.
+
+    They go first: pyenv's own shims answer to the same names, and fail for versions that are not
+    selected.
+    """
+    root = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    kept = [
+        path
+        for version in SUPPORTED
+        for path in sorted(root.glob(f"versions/{version}.*/bin"))
+        if (path / f"python{version}").exists()
+    ]
+    os.environ["PATH"] = os.pathsep.join([*map(str, kept), os.environ["PATH"]])
+
+
+def installed_interpreters() -> list[str]:
+    """List the supported versions that this machine has and that can make an environment."""
+    found = []
+    for version in SUPPORTED:
+        executable = shutil.which(f"python{version}")
+        probe = [str(executable), "-c", "import ctypes, ssl, sys"]
+        if executable and subprocess.run(probe, check=False, capture_output=True).returncode == 0:
+            found.append(version)
+    return found
+
+
+add_pyenv_interpreters()
+PYTHONS = installed_interpreters()
+if MAIN not in PYTHONS:
+    MAIN = f"{sys.version_info.major}.{sys.version_info.minor}"
+    PYTHONS = sorted({*PYTHONS, MAIN}, key=SUPPORTED.index)
+OTHERS = [version for version in PYTHONS if version != MAIN]
+# Python 3.13 is known to come with its tests, and not every build of the others does.
+CARRIES_TESTS = "3.13" if "3.13" in PYTHONS else MAIN
+
+
+def run_cargo(session: nox.Session, *args: str) -> None:
+    """Run cargo on the shared target directory."""
+    env = {"CARGO_TARGET_DIR": str(TARGET), "PYO3_PYTHON": interpreter(session)}
+    session.run("cargo", *args, env=env, external=True)
+
+
+def interpreter(session: nox.Session) -> str:
+    """Return the interpreter below the session's environment, whose path outlives it."""
+    code = "import sys; print(getattr(sys, '_base_executable', sys.executable))"
+    out = session.run("python", "-c", code, silent=True)
+    return str(out).strip()
+
+
+def wheel(session: nox.Session) -> str:
+    """Return the path of a release wheel for the session's interpreter, building it if need be."""
+    python = interpreter(session)
+    digest = hashlib.sha256(python.encode())
+    for name in WHEEL_SOURCES:
+        top = ROOT / name
+        files = sorted(top.rglob("*")) if top.is_dir() else [top]
+        for path in files:
+            if path.is_file() and path.suffix not in {".pyc", ".so"}:
+                digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes())
+    out = TARGET / "wheels" / digest.hexdigest()[:16]
+    if not list(out.glob("*.whl")):
+        session.install("maturin>=1.9.4,<2")
+        build = ["build", "--release", "--locked", "--interpreter", python, "--out", str(out)]
+        session.run("maturin", *build, env={"CARGO_TARGET_DIR": str(TARGET)}, external=True)
+    return str(next(out.glob("*.whl")))
+
+
+def install_wheel(session: nox.Session, *extra: str) -> None:
+    """Install the wheel even if one of the same version is there, and what else is asked for."""
+    if extra:
+        session.install(*extra)
+    session.install("--force-reinstall", "--no-deps", wheel(session))
+
+
+def run_pytest(session: nox.Session, *args: str) -> None:
+    """Run pytest against the installed wheel, isolated from the sources in ``python/``."""
+    # The tests wait more than they compute.
+    session.run("python", "-m", "pytest", "--numprocesses", "2", *args, *session.posargs)
+
+
+@nox.session(python=MAIN)
+def fmt(session: nox.Session) -> None:
+    """Format everything in place, and fix what can be fixed."""
+    session.install("ruff")
+    session.run("cargo", "fmt", external=True)
+    session.run("ruff", "check", "--fix", ".")
+    session.run("ruff", "format", ".")
+
+
+@nox.session(python=MAIN)
+def lint(session: nox.Session) -> None:
+    """Check formatting and lints of both languages; warnings are errors."""
+    session.install("ruff")
+    session.run("cargo", "fmt", "--check", external=True)
+    run_cargo(session, "clippy", "--locked", "--all-targets", "--", "-D", "warnings")
+    without_python = ["clippy", "--locked", "--all-targets", "--no-default-features"]
+    run_cargo(session, *without_python, "--", "-D", "warnings")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session(python=MAIN)
+def types(session: nox.Session) -> None:
+    """Check types strictly, and the stub against the module that was built."""
+    install_wheel(session, "mypy", "types-tqdm")
+    session.run("mypy")
+    session.run(
+        "python", "-m", "mypy.stubtest", "--mypy-config-file", "pyproject.toml", "deadpool._core"
+    )
+
+
+@nox.session(python=MAIN)
+def rust(session: nox.Session) -> None:
+    """Test the core, which needs no Python."""
+    run_cargo(session, "test", "--locked", "--no-default-features", *session.posargs)
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """Test with real processes: all on the main interpreter, a smaller set on the others."""
+    install_wheel(session, *PYTEST)
+    files = [f"tests/test_{name}.py" for name in SMALLER_SET]
+    # Starting interpreters from nothing is what takes the time, and is the same on all of them.
+    smaller = ["-m", "not slow", "-k", "not spawn", *files]
+    run_pytest(session, *([] if session.python == MAIN else smaller))
+
+
+@nox.session(python=CARRIES_TESTS)
+def cpython(session: nox.Session) -> None:
+    """Run the interpreter's own tests of executors and of multiprocessing.Pool against ours."""
+    install_wheel(session)
+    session.run("python", "-m", "tests.cpython", *session.posargs)
+    session.run("python", "-m", "tests.cpython_pool", *session.posargs)
+
+
+@nox.session(name="wheel", python=MAIN)
+def check_wheel(session: nox.Session) -> None:
+    """Install the wheel alone in a clean environment, and use it from another directory."""
+    built = wheel(session)
+    session.chdir(session.create_tmp())
+    shutil.rmtree("clean", ignore_errors=True)
+    session.run("python", "-m", "venv", "clean")
+    python = str(Path("clean", "bin", "python"))
+    run = functools.partial(session.run, python, external=True)
+    run("-m", "pip", "install", "--quiet", built)
+    installed = str(run("-m", "pip", "freeze", silent=True)).split()
+    if not (installed and installed[0].startswith("deadpool-executor") and len(installed) < 4):
+        session.error(f"the wheel brought more than itself: {installed}")
+    run(str(ROOT / ".ci" / "smoke.py"))
+    run(str(ROOT / "examples" / "survive_crashes.py"))
+
+
+@nox.session(python=MAIN)
+def docs(session: nox.Session) -> None:
+    """Build the documentation; a warning is an error."""
+    install_wheel(session, "-r", "docs/requirements.txt")
+    session.run("sphinx-build", "-W", "--keep-going", "-q", "docs", "docs/_build/html")
+
+
+@nox.session(python=MAIN)
+def bench(session: nox.Session) -> None:
+    """Measure the pool next to its peers; arguments go to ``benchmarks/run.py``."""
+    session.run("python", "benchmarks/run.py", "--wheel", wheel(session), *session.posargs)
