@@ -1,25 +1,30 @@
 //! What a future and the supervisor share about one task.
 //!
-//! A thread that blocks in `Future.result()` sleeps on the handle's *word*. When the outcome comes
-//! and such a thread is there, the supervisor hands the outcome to it and wakes it: the completer
-//! is not in the way. Otherwise the outcome goes to the completer, which settles futures in batches.
+//! The outcome is left in the handle. A thread that blocks in `Future.result()` sleeps on the
+//! handle's *word*; where there is one it is woken for the outcome, and the completer is not in the
+//! way. Otherwise the handle is queued for the completer, which settles futures in batches, unless a
+//! thread that asks for the result comes first.
 //!
-//! The word holds a phase, a flag and the number of threads waiting:
+//! The word holds a phase, two flags and the number of threads waiting:
 //!
 //! | phase | meaning | goes on to |
 //! |---|---|---|
-//! | open | no outcome here; *waited for* if the number is not zero | offered, settled |
-//! | offered | the outcome lies in the handle, and one waiter was woken for it | taken, settled |
+//! | open | no outcome here | offered, reserved, settled |
+//! | offered | the outcome lies in the handle, for whoever comes first | taken, settled |
+//! | reserved | the outcome lies in the handle, for the completer | taken, settled |
 //! | taken | one thread holds the outcome and is settling the future with it | settled |
 //! | settled | the future has ended | |
 //!
 //! Invariants:
 //!
-//! - Phases only go forward. An outcome is offered only while somebody waits, and nobody who waits
-//!   leaves without looking: so an offered outcome is always taken, by exactly one thread.
+//! - Phases only go forward.
+//! - An outcome in the handle is always taken, by exactly one thread: either a waiter was woken for
+//!   it, and nobody who waits leaves without looking, or the handle is in the completer's queue.
 //! - Whoever takes an outcome settles the future; whoever finds it taken waits for that.
-//! - With the flag *prefers the completer* nothing is offered: there are callbacks to run, which are
-//!   not the waiter's to run, or waiters of the standard library's kind.
+//! - With the flag *prefers the completer* outcomes are reserved: there are callbacks to run, which
+//!   are not the waiter's to run, or waiters of the standard library's kind.
+//! - With the flag *completer waits* a callback in the completer's own thread waits for the future:
+//!   it is woken for reserved outcomes too, which nobody else would take meanwhile.
 //! - [`TaskHandle::deliver`] takes no lock that anyone holds while Python code runs.
 
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -37,9 +42,18 @@ pub struct TaskHandle<S> {
     /// The worker that runs or ran it; 0 until the task begins.
     pid: AtomicU32,
     word: AtomicU32,
-    /// Filled only on the way to the offered phase.
+    /// Filled on the way to the phases offered and reserved.
     slot: Mutex<Option<Outcome>>,
     side: S,
+}
+
+/// A thread that looks for an outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Taker {
+    /// Any.
+    Caller,
+    /// The completer of the task's pool.
+    Completer,
 }
 
 /// What a thread that wants to wait finds.
@@ -48,7 +62,7 @@ pub struct TaskHandle<S> {
 pub enum Entry {
     /// It counts as waiting now, and must [`TaskHandle::leave`].
     Waiting,
-    /// An outcome lies here: take it.
+    /// An outcome lies here for it: take it.
     Offered,
     /// The future has ended.
     Settled,
@@ -80,45 +94,46 @@ impl<S> TaskHandle<S> {
         self.pid.store(pid.unwrap_or(0), Ordering::Release);
     }
 
-    /// Hands the outcome to a thread that waits for it, or gives it back for the completer.
+    /// Leaves the outcome here. Says whether the handle must be queued for the completer; otherwise
+    /// a waiter has the outcome, or the future had ended before.
     ///
-    /// Called once, by the supervisor. Doesn't block and takes no GIL. `None` means that there is
-    /// nothing left to do: a waiter has it, or the future had ended before.
-    pub fn deliver(&self, outcome: Outcome) -> Option<Outcome> {
+    /// Called once. Doesn't block and takes no GIL.
+    #[must_use]
+    pub fn deliver(&self, outcome: Outcome) -> bool {
         let mut word = Word(self.word.load(Ordering::Acquire));
-        if word.offer().is_none() {
-            return (word.phase() == Phase::Open).then_some(outcome);
+        if word.deliver().is_none() {
+            return false;
         }
         *self.slot() = Some(outcome);
-        while let Some(offered) = word.offer() {
-            match self.exchange(word, offered) {
+        while let Some(delivered) = word.deliver() {
+            match self.exchange(word, delivered) {
                 Ok(()) => {
                     // One is enough: it settles, and settling wakes the others.
-                    futex::wake(&self.word, 1);
-                    return None;
+                    futex::wake(&self.word, delivered.threads_to_wake());
+                    return delivered.is_for_completer();
                 }
                 Err(now) => word = now,
             }
         }
-        let outcome = self.slot().take();
-        outcome.filter(|_| word.phase() == Phase::Open)
+        drop(self.slot().take());
+        false
     }
 
     /// Counts the calling thread among those that wait, if there is something to wait for.
-    pub fn enter(&self) -> Entry {
-        match self.update(Word::enter) {
+    pub fn enter(&self, by: Taker) -> Entry {
+        match self.update(|word| word.enter(by)) {
             Ok(_) => Entry::Waiting,
-            Err(word) if word.phase() == Phase::Offered => Entry::Offered,
+            Err(word) if word.take(by).is_some() => Entry::Offered,
             Err(_) => Entry::Settled,
         }
     }
 
     /// **Blocks** until there is an outcome to take or the future has ended, until `deadline`
     /// (`None`: for ever) or a signal. Only between [`Self::enter`] and [`Self::leave`].
-    pub fn wait(&self, deadline: Option<Instant>) -> Waited {
+    pub fn wait(&self, by: Taker, deadline: Option<Instant>) -> Waited {
         loop {
             let word = Word(self.word.load(Ordering::Acquire));
-            if !word.is_worth_waiting() {
+            if !word.is_worth_waiting(by) {
                 return Waited::Woken;
             }
             let timeout = deadline.map(|at| at.saturating_duration_since(Instant::now()));
@@ -135,17 +150,14 @@ impl<S> TaskHandle<S> {
         self.word.fetch_sub(Word::WAITER, Ordering::AcqRel);
     }
 
-    /// The offered outcome, if there is one and no other thread has it. The caller must settle.
+    /// The outcome, if it lies here for the calling thread. The caller must settle.
     #[must_use]
-    pub fn take(&self) -> Option<Outcome> {
-        if Word(self.word.load(Ordering::Acquire)).phase() != Phase::Offered {
-            return None;
-        }
-        self.update(Word::take).ok()?;
+    pub fn take(&self, by: Taker) -> Option<Outcome> {
+        self.update(|word| word.take(by)).ok()?;
         self.slot().take()
     }
 
-    /// From now on outcomes go to the completer. One may have been offered before: take it.
+    /// From now on outcomes are the completer's. One may have been offered before: take it.
     pub fn prefer_completer(&self) {
         self.word.fetch_or(Word::PREFERS_COMPLETER, Ordering::AcqRel);
     }
@@ -153,7 +165,7 @@ impl<S> TaskHandle<S> {
     /// Says that the future has ended, and wakes everybody who waits for that.
     pub fn settle(&self) {
         let before = Word(self.word.fetch_or(Word::SETTLED, Ordering::AcqRel));
-        if before.phase() == Phase::Offered {
+        if matches!(before.phase(), Phase::Offered | Phase::Reserved) {
             // Cancelled in the instant between: the outcome is nobody's.
             drop(self.slot().take());
         }
@@ -191,23 +203,27 @@ struct Word(u32);
 enum Phase {
     Open,
     Offered,
+    Reserved,
     Taken,
     Settled,
 }
 
 impl Word {
     const OFFERED: u32 = 1;
-    const TAKEN: u32 = 2;
+    const RESERVED: u32 = 2;
+    const TAKEN: u32 = 4;
     /// All bits of the phase, so that setting them settles from every phase.
-    const SETTLED: u32 = 3;
-    const PREFERS_COMPLETER: u32 = 4;
+    const SETTLED: u32 = 7;
+    const PREFERS_COMPLETER: u32 = 8;
+    const COMPLETER_WAITS: u32 = 16;
     /// One waiter; the rest of the word counts them.
-    const WAITER: u32 = 8;
+    const WAITER: u32 = 32;
 
     const fn phase(self) -> Phase {
         match self.0 & Self::SETTLED {
             0 => Phase::Open,
             Self::OFFERED => Phase::Offered,
+            Self::RESERVED => Phase::Reserved,
             Self::TAKEN => Phase::Taken,
             _ => Phase::Settled,
         }
@@ -217,23 +233,51 @@ impl Word {
         self.0 / Self::WAITER
     }
 
-    fn is_worth_waiting(self) -> bool {
-        matches!(self.phase(), Phase::Open | Phase::Taken)
+    const fn has(self, flag: u32) -> bool {
+        self.0 & flag != 0
     }
 
-    fn offer(self) -> Option<Self> {
-        let possible = self.phase() == Phase::Open
-            && self.waiters() > 0
-            && self.0 & Self::PREFERS_COMPLETER == 0;
-        possible.then_some(Self(self.0 | Self::OFFERED))
+    fn is_worth_waiting(self, by: Taker) -> bool {
+        match self.phase() {
+            Phase::Open | Phase::Taken => true,
+            Phase::Reserved => by == Taker::Caller,
+            Phase::Offered | Phase::Settled => false,
+        }
     }
 
-    fn enter(self) -> Option<Self> {
-        self.is_worth_waiting().then_some(Self(self.0 + Self::WAITER))
+    fn deliver(self) -> Option<Self> {
+        let phase =
+            if self.has(Self::PREFERS_COMPLETER) { Self::RESERVED } else { Self::OFFERED };
+        (self.phase() == Phase::Open).then_some(Self(self.0 | phase))
     }
 
-    fn take(self) -> Option<Self> {
-        (self.phase() == Phase::Offered).then_some(Self(self.0 ^ Self::OFFERED ^ Self::TAKEN))
+    /// Whether no waiter can be counted on to take what was delivered.
+    fn is_for_completer(self) -> bool {
+        self.phase() == Phase::Reserved || self.waiters() == 0
+    }
+
+    fn threads_to_wake(self) -> u32 {
+        match self.phase() {
+            Phase::Offered => self.waiters().min(1),
+            // Nobody knows which of them is the completer.
+            Phase::Reserved if self.has(Self::COMPLETER_WAITS) => u32::MAX,
+            _ => 0,
+        }
+    }
+
+    fn enter(self, by: Taker) -> Option<Self> {
+        let flag = if by == Taker::Completer { Self::COMPLETER_WAITS } else { 0 };
+        self.is_worth_waiting(by).then_some(Self((self.0 | flag) + Self::WAITER))
+    }
+
+    fn take(self, by: Taker) -> Option<Self> {
+        match self.phase() {
+            Phase::Offered => Some(Self(self.0 ^ Self::OFFERED ^ Self::TAKEN)),
+            Phase::Reserved if by == Taker::Completer => {
+                Some(Self(self.0 ^ Self::RESERVED ^ Self::TAKEN))
+            }
+            _ => None,
+        }
     }
 }
 
@@ -253,27 +297,45 @@ mod tests {
     }
 
     #[test]
-    fn without_a_waiter_the_completer_gets_the_outcome() {
+    fn without_a_waiter_the_completer_is_told() {
         let handle = handle();
-        assert!(handle.deliver(Outcome::Cancelled).is_some());
-        assert_eq!(handle.enter(), Entry::Waiting);
+        assert!(handle.deliver(Outcome::Cancelled));
+        assert_eq!(handle.enter(Taker::Caller), Entry::Offered, "whoever comes first takes it");
+        assert!(handle.take(Taker::Completer).is_some());
+        handle.settle();
+        assert_eq!(handle.enter(Taker::Caller), Entry::Settled);
+    }
+
+    #[test]
+    fn a_reserved_outcome_is_the_completer_s() {
+        let handle = handle();
+        assert_eq!(handle.enter(Taker::Caller), Entry::Waiting);
         handle.prefer_completer();
-        assert!(handle.deliver(Outcome::Cancelled).is_some());
+        assert!(handle.deliver(Outcome::Cancelled));
+        assert!(handle.take(Taker::Caller).is_none());
+        assert_eq!(handle.enter(Taker::Completer), Entry::Offered);
+        assert!(handle.take(Taker::Completer).is_some());
         handle.settle();
         handle.leave();
-        assert!(handle.deliver(Outcome::Cancelled).is_none(), "it has ended");
-        assert_eq!(handle.enter(), Entry::Settled);
+    }
+
+    #[test]
+    fn a_future_that_has_ended_wants_no_outcome() {
+        let handle = handle();
+        handle.settle();
+        assert!(!handle.deliver(Outcome::Cancelled));
+        assert!(handle.take(Taker::Completer).is_none());
     }
 
     #[test]
     fn an_offered_outcome_is_taken_once() {
         let handle = handle();
-        assert_eq!(handle.enter(), Entry::Waiting);
-        assert!(handle.deliver(Outcome::Cancelled).is_none());
-        assert_eq!(handle.enter(), Entry::Offered);
-        assert!(handle.take().is_some());
-        assert!(handle.take().is_none());
-        assert_eq!(handle.enter(), Entry::Waiting, "for the other to settle");
+        assert_eq!(handle.enter(Taker::Caller), Entry::Waiting);
+        assert!(!handle.deliver(Outcome::Cancelled));
+        assert_eq!(handle.enter(Taker::Caller), Entry::Offered);
+        assert!(handle.take(Taker::Caller).is_some());
+        assert!(handle.take(Taker::Caller).is_none());
+        assert_eq!(handle.enter(Taker::Caller), Entry::Waiting, "for the other to settle");
     }
 
     #[test]
@@ -286,18 +348,18 @@ mod tests {
                     thread::spawn(move || {
                         let mut taken = 0;
                         loop {
-                            match handle.enter() {
+                            match handle.enter(Taker::Caller) {
                                 Entry::Settled => return taken,
                                 Entry::Offered => {}
                                 Entry::Waiting => {
                                     // One waits for ever, the others leave all the time.
                                     let pause = Duration::from_micros(20 * waiter);
                                     let deadline = (waiter > 0).then(|| Instant::now() + pause);
-                                    let _ = handle.wait(deadline);
+                                    let _ = handle.wait(Taker::Caller, deadline);
                                     handle.leave();
                                 }
                             }
-                            if handle.take().is_some() {
+                            if handle.take(Taker::Caller).is_some() {
                                 taken += 1;
                                 handle.settle();
                             }
@@ -307,7 +369,7 @@ mod tests {
                 .collect();
             thread::sleep(Duration::from_micros(round % 50));
             let mut settled = 0;
-            if handle.deliver(Outcome::Cancelled).is_some() {
+            if handle.deliver(Outcome::Cancelled) && handle.take(Taker::Completer).is_some() {
                 settled += 1;
                 handle.settle();
             }

@@ -7,6 +7,7 @@ import concurrent.futures
 import contextlib
 import gc
 import logging
+import queue
 import signal
 import threading
 import time
@@ -18,7 +19,7 @@ from typing import Any
 
 import pytest
 import tasks
-from processes import await_path, eventually, is_alive
+from processes import await_path, await_pid, eventually, is_alive
 
 import deadpool
 
@@ -298,6 +299,54 @@ def test_callbacks_of_tasks(pool: deadpool.Deadpool) -> None:
         future.result(LONG_SECONDS)
     eventually(lambda: len(called) == 20)
     assert set(called) == set(futures)
+
+
+@pytest.mark.parametrize("with_callbacks", [False, True])
+def test_a_callback_may_wait_for_other_futures(
+    pool: deadpool.Deadpool, with_callbacks: bool
+) -> None:
+    called: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def wait_for_others(_future: Any) -> None:
+        others = [pool.submit(abs, -number) for number in range(4)]
+        if with_callbacks:
+            for other in others:
+                other.add_done_callback(lambda done: called.put(done.result()))
+        called.put([other.result(20) for other in reversed(others)])
+
+    for _ in range(20):
+        pool.submit(abs, 0).add_done_callback(wait_for_others)
+        numbers = sorted(called.get(timeout=20) for _ in range(4 * with_callbacks))
+        assert numbers == [0, 1, 2, 3][: len(numbers)]
+        assert called.get(timeout=20) == [3, 2, 1, 0]
+
+
+def test_a_callback_may_wait_for_what_is_cancelled(begun: Path, release: Path) -> None:
+    with deadpool.Deadpool(2) as pool:
+        wait_for_what_is_cancelled(pool, begun, release)
+
+
+def wait_for_what_is_cancelled(pool: deadpool.Deadpool, begun: Path, release: Path) -> None:
+    running = pool.submit(tasks.hold, begun, release)
+    await_pid(begun)
+    waits = threading.Event()
+    seen: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def wait_for_running(_future: Any) -> None:
+        waits.set()
+        try:
+            running.result(20)
+        except concurrent.futures.CancelledError as error:
+            seen.put(error)
+
+    running.add_done_callback(lambda done: seen.put("called"))
+    pool.submit(abs, 0).add_done_callback(wait_for_running)
+    assert waits.wait(20)
+    running.cancel()
+    release.touch()
+    others = [seen.get(timeout=20) for _ in range(2)]
+    assert "called" in others
+    assert any(isinstance(other, concurrent.futures.CancelledError) for other in others)
 
 
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, GeneratorExit])

@@ -172,7 +172,7 @@ class Deadpool(  # type: ignore[misc]  # submit() takes more than the base class
             propagates_environ=propagate_environ is not None,
             fails_on_initializer_error=on_initializer_error == "fail",
         )
-        self._threads = _launch.Threads(spec, method, on_worker_up, on_worker_down)
+        self._threads = _launch.Threads(spec, method, max_workers, on_worker_up, on_worker_down)
         completer, launcher = self._open(
             future_class=Future,
             max_workers=max_workers,

@@ -9,6 +9,7 @@ import multiprocessing.forkserver
 import os
 import select
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -48,6 +49,37 @@ class StartMethod:
         """
         return self.name != "forkserver"
 
+    @property
+    def must_start_early(self) -> bool:
+        """Whether processes can't be started any more once the interpreter exits.
+
+        Python 3.12 refuses to fork while the work that is left at exit is finished, so that the
+        workers for it must be there before.
+        """
+        return self.name == "fork" and sys.version_info[:2] == (3, 12)
+
+
+class _FirstStarts:
+    """Tells when the workers that a pool begins with have been started."""
+
+    def __init__(self, workers: int) -> None:
+        self._missing = workers
+        self._over = threading.Event()
+
+    def count(self) -> None:
+        """Count a worker that was started."""
+        self._missing -= 1
+        if self._missing <= 0:
+            self._over.set()
+
+    def give_up(self) -> None:
+        """End the waiting: a worker could not be started, and the pool will try again in time."""
+        self._over.set()
+
+    def wait(self) -> None:
+        """Wait for the last of them. Blocks."""
+        self._over.wait()
+
 
 def start_method(context: BaseContext | str | None) -> StartMethod:
     """Return what is meant by the argument ``mp_context``.
@@ -83,6 +115,7 @@ class Threads:
         self,
         spec: _worker.Spec,
         method: StartMethod,
+        workers: int,
         on_worker_up: Callable[[int], object] | None = None,
         on_worker_down: Callable[[int, int | None], object] | None = None,
     ) -> None:
@@ -94,9 +127,12 @@ class Threads:
         self._threads: list[threading.Thread] = []
         self._zygotes: dict[int, Any] = {}
         self._close: Callable[[], None] | None = None
+        self._first_starts = _FirstStarts(workers)
 
     def start(self, completer: Completer, launcher: Launcher) -> None:
         """Start both.
+
+        Blocks until the workers are forked where that is refused later, see :class:`StartMethod`.
 
         :param completer: What settles futures.
         :param launcher: What knows which zygotes are wanted.
@@ -114,6 +150,8 @@ class Threads:
             )
             thread.start()
             self._threads.append(thread)
+        if self._method.must_start_early:
+            self._first_starts.wait()
 
     def join(self) -> None:
         """Wait until the pool has ended. Blocks."""
@@ -148,10 +186,13 @@ class Threads:
                 # Whatever it is, the pool must hear of it, or it would wait for ever.
                 _logger.warning("a zygote could not be started", exc_info=True)
                 launcher.failed(number, f"{type(error).__name__}: {error}")
+                self._first_starts.give_up()
             else:
                 launcher.launched(number, pid)
+                self._first_starts.count()
             finally:
                 os.close(control)
+        self._first_starts.give_up()
         for number in list(self._zygotes):
             self._reap(number)
 

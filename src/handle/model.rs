@@ -5,21 +5,24 @@
 
 use std::collections::HashSet;
 
-use super::{Phase, Word};
+use super::{Phase, Taker, Word};
 
 /// Where a thread of the model is. Each step of the model is one atomic operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum At {
     /// The supervisor, before `deliver` and with the outcome in the slot.
     Delivering,
-    /// The completer, with an outcome to settle with.
+    /// The supervisor, about to queue the handle for the completer.
+    Queueing,
+    /// The completer, waiting for something in its queue; it never gives up.
     Completing,
     /// A thread in `result()`: before `enter`, asleep or about to, and back.
-    Asking,
-    Sleeping,
-    Leaving,
+    Asking(Taker),
+    Sleeping(Taker),
+    Leaving(Taker),
     /// Before `take`; the flag says whether it will wait again or go away.
     Looking {
+        by: Taker,
         again: bool,
     },
     /// Before `prefer_completer`, as `add_done_callback` does.
@@ -28,6 +31,7 @@ enum At {
     Cancelling,
     /// With the taken outcome in hand.
     Settling {
+        by: Taker,
         again: bool,
     },
     Gone,
@@ -39,6 +43,8 @@ struct Model {
     threads: Vec<At>,
     /// Wake-ups that were sent and not yet seen: those asleep may go on.
     awake: Vec<bool>,
+    /// The handle is in the completer's queue.
+    queued: bool,
     /// Ending it a second time does nothing.
     ended: bool,
     /// How often somebody got hold of the one outcome.
@@ -52,88 +58,106 @@ impl Model {
         self.awake.fill(true);
     }
 
+    /// Where a thread goes that has done its part: the completer, out of the callback that waited.
+    fn afterwards(&self, by: Taker) -> At {
+        match by {
+            Taker::Completer => At::Completing,
+            Taker::Caller => At::Gone,
+        }
+    }
+
     /// Everything that thread `index` may do next.
     fn steps(&self, index: usize) -> Vec<Self> {
         let mut next = self.clone();
         let mut found = Vec::new();
         match self.threads[index] {
             At::Delivering => {
-                if let Some(offered) = self.word.offer() {
-                    next.word = offered;
-                    next.threads[index] = At::Gone;
+                if let Some(delivered) = self.word.deliver() {
+                    next.word = delivered;
+                    next.threads[index] =
+                        if delivered.is_for_completer() { At::Queueing } else { At::Gone };
                     let asleep: Vec<_> = (0..self.threads.len())
-                        .filter(|&other| self.threads[other] == At::Sleeping)
+                        .filter(|&other| matches!(self.threads[other], At::Sleeping(_)))
                         .collect();
-                    // The kernel wakes whichever it likes, and none if none sleeps.
-                    for &other in &asleep {
-                        let mut woken = next.clone();
-                        woken.awake[other] = true;
-                        found.push(woken);
-                    }
-                    if asleep.is_empty() {
-                        found.push(next);
+                    match delivered.threads_to_wake() {
+                        // The kernel wakes whichever it likes.
+                        1 if !asleep.is_empty() => {
+                            for &other in &asleep {
+                                let mut woken = next.clone();
+                                woken.awake[other] = true;
+                                found.push(woken);
+                            }
+                        }
+                        0 | 1 => found.push(next),
+                        _ => {
+                            next.awake.fill(true);
+                            found.push(next);
+                        }
                     }
                 } else {
-                    let open = self.word.phase() == Phase::Open;
-                    next.threads[index] = if open { At::Completing } else { At::Gone };
+                    next.threads[index] = At::Gone;
                     found.push(next);
                 }
             }
-            At::Completing => {
-                next.outcomes_used += 1;
-                if !self.ended {
-                    next.settle();
-                }
+            At::Queueing => {
+                next.queued = true;
                 next.threads[index] = At::Gone;
                 found.push(next);
             }
-            At::Asking => {
-                next.threads[index] = if let Some(entered) = self.word.enter() {
+            At::Completing => {
+                if self.queued {
+                    next.queued = false;
+                    next.threads[index] = At::Looking { by: Taker::Completer, again: false };
+                    found.push(next);
+                }
+            }
+            At::Asking(by) => {
+                next.threads[index] = if let Some(entered) = self.word.enter(by) {
                     next.word = entered;
                     next.awake[index] = false;
-                    At::Sleeping
-                } else if self.word.phase() == Phase::Offered {
-                    At::Looking { again: true }
+                    At::Sleeping(by)
+                } else if self.word.take(by).is_some() {
+                    At::Looking { by, again: true }
                 } else {
                     At::Gone
                 };
                 found.push(next);
             }
-            At::Sleeping => {
+            At::Sleeping(by) => {
                 // A timeout or a signal can come at any time, and is told from a wake-up only
                 // by what is done afterwards.
-                next.threads[index] = At::Leaving;
+                next.threads[index] = At::Leaving(by);
                 found.push(next);
             }
-            At::Leaving => {
+            At::Leaving(by) => {
                 next.word.0 -= Word::WAITER;
                 for again in [false, true] {
-                    next.threads[index] = At::Looking { again };
+                    next.threads[index] = At::Looking { by, again };
                     found.push(next.clone());
                 }
             }
-            At::Looking { again } => {
-                next.threads[index] = match self.word.take() {
+            At::Looking { by, again } => {
+                next.threads[index] = match self.word.take(by) {
                     Some(taken) => {
                         next.word = taken;
                         next.outcomes_used += 1;
-                        At::Settling { again }
+                        At::Settling { by, again }
                     }
-                    None if again => At::Asking,
-                    None => At::Gone,
+                    None if again => At::Asking(by),
+                    None => self.afterwards(by),
                 };
                 found.push(next);
             }
-            At::Settling { again } => {
+            At::Settling { by, again } => {
                 if !self.ended {
                     next.settle();
                 }
-                next.threads[index] = if again { At::Asking } else { At::Gone };
+                next.threads[index] = if again { At::Asking(by) } else { self.afterwards(by) };
                 found.push(next);
             }
             At::Registering => {
                 next.word.0 |= Word::PREFERS_COMPLETER;
-                next.threads[index] = At::Looking { again: false };
+                next.threads[index] = At::Looking { by: Taker::Caller, again: false };
                 found.push(next);
             }
             At::Cancelling => {
@@ -151,9 +175,10 @@ impl Model {
     /// The outcome is out, so nobody may be left asleep: neither for ever nor until a timeout.
     fn check(&self) {
         assert!(self.outcomes_used <= 1, "two have the outcome: {self:?}");
-        let on_its_way = self.threads.iter().enumerate().any(|(index, at)| match at {
+        let on_its_way = self.threads.iter().enumerate().any(|(index, at)| match *at {
             At::Gone => false,
-            At::Sleeping => self.awake[index] || !self.word.is_worth_waiting(),
+            At::Completing => self.queued,
+            At::Sleeping(by) => self.awake[index] || !self.word.is_worth_waiting(by),
             _ => true,
         });
         if !on_its_way {
@@ -169,6 +194,7 @@ fn explore(threads: &[At]) -> usize {
         word: Word(0),
         threads: threads.to_vec(),
         awake: vec![false; threads.len()],
+        queued: false,
         ended: false,
         outcomes_used: 0,
     };
@@ -189,11 +215,15 @@ fn explore(threads: &[At]) -> usize {
 
 #[test]
 fn every_interleaving_settles_once_and_wakes_everybody() {
-    let others = [At::Asking, At::Asking, At::Registering, At::Cancelling];
-    for mask in 0..16 {
-        let mut threads = vec![At::Delivering];
-        threads.extend((0..4).filter(|bit| mask >> bit & 1 == 1).map(|bit| others[bit]));
-        assert!(explore(&threads) > 1);
+    let caller = At::Asking(Taker::Caller);
+    let others = [caller, caller, At::Registering, At::Cancelling];
+    // The completer waits for its queue, or for the future in a callback of another one.
+    for completer in [At::Completing, At::Asking(Taker::Completer)] {
+        for mask in 0..16 {
+            let mut threads = vec![At::Delivering, completer];
+            threads.extend((0..4).filter(|bit| mask >> bit & 1 == 1).map(|bit| others[bit]));
+            assert!(explore(&threads) > 1);
+        }
+        assert!(explore(&[At::Delivering, completer, caller, caller, caller]) > 100);
     }
-    assert!(explore(&[At::Delivering, At::Asking, At::Asking, At::Asking]) > 100);
 }

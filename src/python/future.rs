@@ -24,7 +24,7 @@ use pyo3::types::PyList;
 
 use super::settle::{Handle, PySide, settle_here};
 use super::stdlib;
-use crate::handle::Entry;
+use crate::handle::{Entry, Taker};
 use crate::sys::futex::Waited;
 
 /// The native part of `deadpool.Future`.
@@ -217,7 +217,7 @@ impl FutureBase {
     /// way to the GIL, so that no question is answered as if the task were still running.
     pub(super) fn poll(slf: &Bound<'_, Self>) -> PyResult<()> {
         if let Some(handle) = slf.get().pending_handle()
-            && let Some(outcome) = handle.take()
+            && let Some(outcome) = handle.take(Taker::Caller)
         {
             settle_here(slf.py(), &handle, outcome)?;
         }
@@ -245,11 +245,15 @@ impl FutureBase {
                 "this future belongs to the process that made its pool, and never ends in a fork of it",
             ));
         }
+        // A callback that waits for another future of its pool does so in the completer, which then
+        // can't come to what is queued for it.
+        let is_completer = handle.side().link().is_some_and(|link| link.is_completer());
+        let by = if is_completer { Taker::Completer } else { Taker::Caller };
         loop {
-            match handle.enter() {
+            match handle.enter(by) {
                 Entry::Settled => return Ok(true),
                 Entry::Offered => {
-                    if let Some(outcome) = handle.take() {
+                    if let Some(outcome) = handle.take(by) {
                         settle_here(py, &handle, outcome)?;
                     }
                     continue;
@@ -259,12 +263,12 @@ impl FutureBase {
             // A signal that came since the last bytecode would not interrupt the sleep.
             let mut signalled = py.check_signals();
             let waited = match signalled {
-                Ok(()) => py.detach(|| handle.wait(deadline)),
+                Ok(()) => py.detach(|| handle.wait(by, deadline)),
                 Err(_) => Waited::Interrupted,
             };
             // While a signal handler runs, this thread can't settle: it isn't waiting then.
             handle.leave();
-            if let Some(outcome) = handle.take() {
+            if let Some(outcome) = handle.take(by) {
                 settle_here(py, &handle, outcome)?;
             }
             if waited == Waited::Interrupted && signalled.is_ok() {

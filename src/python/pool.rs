@@ -28,7 +28,7 @@ use super::arguments::{TaskArguments, refuse_unknown, seconds};
 use super::future::{End, FutureBase};
 use super::serialize::Serializer;
 use super::settle::{self, PoolLink, PySide};
-use super::threads::{Completer, Launcher};
+use super::threads::{Completer, CompleterThread, Launcher};
 
 /// Adds the classes and functions to the module.
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -43,6 +43,7 @@ pub(super) struct Link {
     pub shared: Arc<Shared<PySide>>,
     serializer: Serializer,
     kill_on_cancel: bool,
+    completer: Arc<CompleterThread>,
     // Of the process that made it; a fork of that has no supervisor.
     generation: u32,
 }
@@ -80,6 +81,10 @@ impl PoolLink for Link {
 
     fn kill_on_cancel(&self) -> bool {
         self.kill_on_cancel
+    }
+
+    fn is_completer(&self) -> bool {
+        self.completer.is_current()
     }
 
     fn serializer(&self) -> &Serializer {
@@ -241,16 +246,18 @@ impl PoolBase {
         let supervised = Arc::clone(&shared);
         let thread =
             signals::spawn_blocked("deadpool-super", move || supervisor::run(&supervised))?;
+        let completer_thread = Arc::<CompleterThread>::default();
         let link = Arc::new(Link {
             shared: Arc::clone(&shared),
             serializer,
             kill_on_cancel,
+            completer: Arc::clone(&completer_thread),
             generation: fork_guard::generation(),
         });
         if self.open.set(Open { link, future_class, propagates }).is_err() {
             return Err(PyRuntimeError::new_err("Deadpool.__init__() was called twice"));
         }
-        let completer = Completer::new(completions, thread);
+        let completer = Completer::new(completions, thread, completer_thread);
         Ok((Py::new(py, completer)?, Py::new(py, Launcher::new(launches, shared))?))
     }
 

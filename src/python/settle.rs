@@ -33,6 +33,8 @@ pub trait PoolLink: Send + Sync {
     /// Have what was asked for done before this returns. The one call that may wait, for a moment and
     /// for no other thread that takes the GIL.
     fn settle(&self);
+    /// Whether the calling thread is the one that settles this pool's futures.
+    fn is_completer(&self) -> bool;
     /// Whether cancelling a running task kills it.
     fn kill_on_cancel(&self) -> bool;
     /// What pickles this pool's calls and results.

@@ -4,13 +4,14 @@
 //! it in Python. Neither knows the `Deadpool` object, so that can be collected while they run.
 
 use std::os::fd::IntoRawFd;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::{self, JoinHandle, ThreadId};
 
 use crossbeam_channel::Receiver;
 use pyo3::prelude::*;
 
 use crate::event::Shutdown;
+use crate::handle::Taker;
 use crate::supervisor::{Command, Completion, Launch, Shared};
 
 use super::settle::{self, PySide};
@@ -48,19 +49,31 @@ impl Observer<'_, '_> {
     }
 }
 
+/// Which thread settles the futures of a pool, for those who may be called back in it.
+#[derive(Default)]
+pub(super) struct CompleterThread(OnceLock<ThreadId>);
+
+impl CompleterThread {
+    pub(super) fn is_current(&self) -> bool {
+        self.0.get().is_some_and(|&id| id == thread::current().id())
+    }
+}
+
 /// Settles the futures of one pool.
 #[pyclass(module = "deadpool._core", frozen)]
 pub struct Completer {
     completions: Receiver<Completion<PySide>>,
     supervisor: Mutex<Option<JoinHandle<()>>>,
+    thread: Arc<CompleterThread>,
 }
 
 impl Completer {
     pub(super) fn new(
         completions: Receiver<Completion<PySide>>,
         supervisor: JoinHandle<()>,
+        thread: Arc<CompleterThread>,
     ) -> Self {
-        Self { completions, supervisor: Mutex::new(Some(supervisor)) }
+        Self { completions, supervisor: Mutex::new(Some(supervisor)), thread }
     }
 
     /// Returns whether there may be more.
@@ -70,7 +83,11 @@ impl Completer {
         observer: &Observer<'_, '_>,
     ) -> bool {
         match completion {
-            Completion::End(handle, outcome) => settle::settle(py, &handle, outcome),
+            Completion::End(handle) => {
+                if let Some(outcome) = handle.take(Taker::Completer) {
+                    settle::settle(py, &handle, outcome);
+                }
+            }
             Completion::Began(handle, pid) => settle::started(py, &handle, pid),
             Completion::Interrupted(handle) => settle::interrupted(py, &handle),
             Completion::WorkerUp(pid) => observer.up(pid),
@@ -97,6 +114,7 @@ impl Completer {
         on_up: Option<&Bound<'_, PyAny>>,
         on_down: Option<&Bound<'_, PyAny>>,
     ) {
+        self.thread.0.get_or_init(|| thread::current().id());
         let observer = Observer { on_up, on_down };
         let mut goes_on = true;
         while goes_on {

@@ -78,8 +78,8 @@ pub enum Command<S> {
 /// Something for the completer, which may take the GIL.
 #[derive(Debug)]
 pub enum Completion<S> {
-    /// A task has ended.
-    End(Arc<TaskHandle<S>>, Outcome),
+    /// A task has ended; its outcome is in the handle, if no other thread took it.
+    End(Arc<TaskHandle<S>>),
     /// A task that is watched has begun, on this process.
     Began(Arc<TaskHandle<S>>, u32),
     /// The soft timeout of a task has passed.
@@ -241,10 +241,8 @@ impl<S: Send + Sync + 'static> Shared<S> {
 
     /// Tell the supervisor something.
     pub fn post(&self, command: Command<S>) {
-        for (handle, outcome) in self.push(command) {
-            // Another thread's, which finds it ended before it could be sent.
-            let _ = self.completions.send(Completion::End(handle, outcome));
-        }
+        // Other threads' tasks, which find the pool ended before they could be sent.
+        self.deliver(self.push(command));
         self.wake_if(|rests| rests != rest::AWAKE);
     }
 
@@ -253,6 +251,14 @@ impl<S: Send + Sync + 'static> Shared<S> {
         let _ = self.inbox.send(command);
         // Either the supervisor sees the command in its last look, or this sees that it has ended.
         if self.ended.load(Ordering::SeqCst) { self.refuse_leftover() } else { Vec::new() }
+    }
+
+    fn deliver(&self, ended: Vec<(Arc<TaskHandle<S>>, Outcome)>) {
+        for (handle, outcome) in ended {
+            if handle.deliver(outcome) {
+                let _ = self.completions.send(Completion::End(handle));
+            }
+        }
     }
 
     /// What is in the inbox of a supervisor that has ended; waiting threads are released by this.
@@ -279,9 +285,7 @@ impl<S: Send + Sync + 'static> Shared<S> {
         }
         drop(life);
         self.ended.store(true, Ordering::SeqCst);
-        for (handle, outcome) in self.refuse_leftover() {
-            let _ = self.completions.send(Completion::End(handle, outcome));
-        }
+        self.deliver(self.refuse_leftover());
         let _ = self.launches.send(Launch::Stop);
         let _ = self.completions.send(Completion::Terminated);
     }

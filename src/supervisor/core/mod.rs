@@ -247,11 +247,9 @@ impl<S: Send + Sync + 'static> Core<S> {
         for (baggage, outcome) in self.pool.abandon(|| report::pool_failed(reason)) {
             self.deliver(baggage.handle, outcome);
         }
-        for event in self.events.drain(..) {
+        for event in std::mem::take(&mut self.events) {
             if let Event::Submit(_, baggage) = event {
-                let _ = self
-                    .completions
-                    .send(Completion::End(baggage.handle, report::pool_failed(reason)));
+                self.deliver(baggage.handle, report::pool_failed(reason));
             }
         }
         for action in std::mem::take(&mut self.actions) {
@@ -322,8 +320,8 @@ impl<S: Send + Sync + 'static> Core<S> {
     }
 
     fn deliver(&self, handle: Arc<TaskHandle<S>>, outcome: Outcome) {
-        if let Some(outcome) = handle.deliver(outcome) {
-            self.tell(Completion::End(handle, outcome));
+        if handle.deliver(outcome) {
+            self.tell(Completion::End(handle));
         }
     }
 
