@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::deadline::Wake;
 use crate::event::{Action, Shutdown};
 use crate::outcome::{Cause, Failure, Outcome};
+use crate::task::TaskId;
 use crate::time::Time;
 use crate::worker::{Phase, Sent, WorkerId};
 
@@ -149,8 +150,15 @@ impl<B> Pool<B> {
         if mode == Shutdown::Drain {
             return;
         }
+        // A worker that is being started has its task already, as far as its caller can tell.
+        let begun = if mode == Shutdown::CancelWaiting { self.census.starting } else { 0 };
+        let kept: Vec<TaskId> = (0..begun).map_while(|_| self.backlog.pop()).collect();
         while let Some(task) = self.backlog.pop() {
             self.end(task, Outcome::Cancelled, None, step);
+        }
+        for task in kept {
+            let priority = self.tasks[&task].spec.priority;
+            self.backlog.insert(priority, task);
         }
         let mut ids: Vec<WorkerId> = self.workers.keys().copied().collect();
         ids.sort_unstable();

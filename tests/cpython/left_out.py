@@ -33,10 +33,6 @@ LEFT_OUT = {
         "wants shutdown(wait=False) to run what has not begun; here it is cancelled, as the"
         " table in the README says"
     ),
-    "ExecutorShutdownTest.test_cancel_futures": (
-        "wants a task to have begun by the time of a shutdown right after the pool was made; here none"
-        " counts as running before its worker is there"
-    ),
     "ProcessPoolShutdownTest.test_processes_terminate": PROCESSES,
     "ProcessPoolShutdownTest.test_context_manager_shutdown": (
         f"makes a ProcessPoolExecutor by name; {PROCESSES}"

@@ -50,6 +50,28 @@ fn cancel_waiting_lets_finish_what_runs() {
 }
 
 #[test]
+fn cancel_waiting_lets_each_starting_worker_run_a_task() {
+    let mut sim = Sim::new(of_size(2, 2));
+    let tasks: Vec<_> = (0..4).map(|_| sim.submit_plain()).collect();
+    sim.shut_down(Shutdown::CancelWaiting);
+    assert_eq!(ends(&sim, &tasks), [None, None, Some(End::Cancelled), Some(End::Cancelled)]);
+    sim.settle(Manners::Good);
+    assert!(sim.terminated);
+    assert_eq!(ends(&sim, &tasks[..2]), [Some(End::Returned); 2]);
+}
+
+#[test]
+fn cancel_waiting_does_not_wait_for_workers_that_never_come() {
+    let mut sim = Sim::new(of_size(1, 1));
+    let task = sim.submit_plain();
+    sim.shut_down(Shutdown::CancelWaiting);
+    sim.fail_start(w(1));
+    sim.settle(Manners::Stubborn);
+    assert!(sim.terminated);
+    assert!(sim.end_of(task).is_some());
+}
+
+#[test]
 fn cancel_all_kills_what_runs() {
     let (mut sim, tasks) = under_load();
     sim.shut_down(Shutdown::CancelAll);
