@@ -63,6 +63,8 @@ pub struct Header {
     pub kind: Kind,
     /// Whether the worker asks to be replaced.
     pub recycle: bool,
+    /// Whether the fd of a segment came with its first byte; see [`crate::payload`].
+    pub attached: bool,
     /// The number of the task on its worker, 0 where there is none.
     pub seq: u32,
     /// Bytes of the body.
@@ -72,7 +74,7 @@ pub struct Header {
 impl Header {
     /// A header with neither task nor body.
     pub const fn bare(kind: Kind) -> Self {
-        Self { kind, recycle: false, seq: 0, len: 0 }
+        Self { kind, recycle: false, attached: false, seq: 0, len: 0 }
     }
 
     /// The bytes on the wire.
@@ -80,7 +82,7 @@ impl Header {
         let mut bytes = [0; HEADER_BYTES];
         bytes[0..2].copy_from_slice(&MAGIC.to_le_bytes());
         bytes[2] = self.kind as u8;
-        bytes[3] = u8::from(self.recycle);
+        bytes[3] = u8::from(self.recycle) | u8::from(self.attached) << 1;
         bytes[4..8].copy_from_slice(&self.seq.to_le_bytes());
         bytes[8..16].copy_from_slice(&self.len.to_le_bytes());
         bytes
@@ -97,14 +99,13 @@ impl Header {
             return Err(Error::Frame("it does not begin like one"));
         }
         let kind = Kind::from_byte(kind).ok_or(Error::Frame("of an unknown kind"))?;
-        let recycle = match flags {
-            0 => false,
-            1 => true,
-            _ => return Err(Error::Frame("with unknown flags")),
-        };
+        if flags > 3 {
+            return Err(Error::Frame("with unknown flags"));
+        }
         Ok(Self {
             kind,
-            recycle,
+            recycle: flags & 1 != 0,
+            attached: flags & 2 != 0,
             seq: u32::from_le_bytes([s0, s1, s2, s3]),
             len: u64::from_le_bytes(len),
         })
@@ -203,13 +204,14 @@ mod tests {
         #[test]
         fn frames_survive_any_cut(
             frames in prop::collection::vec(
-                (0..KINDS.len(), any::<bool>(), any::<u32>(), prop::collection::vec(any::<u8>(), 0..200)), 0..20),
+                (0..KINDS.len(), any::<(bool, bool)>(), any::<u32>(), prop::collection::vec(any::<u8>(), 0..200)), 0..20),
             cuts in prop::collection::vec(1usize..50, 1..50),
         ) {
             let mut stream = Vec::new();
             let mut sent = Vec::new();
-            for (kind, recycle, seq, body) in frames {
-                let header = Header { kind: KINDS[kind], recycle, seq, len: body.len() as u64 };
+            for (kind, (recycle, attached), seq, body) in frames {
+                let len = body.len() as u64;
+                let header = Header { kind: KINDS[kind], recycle, attached, seq, len };
                 stream.extend_from_slice(&header.encode());
                 stream.extend_from_slice(&body);
                 sent.push((header, body));

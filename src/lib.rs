@@ -18,6 +18,7 @@ pub mod pool;
 #[cfg(feature = "python")]
 mod python;
 pub mod stats;
+pub mod stock;
 pub mod supervisor;
 pub mod sys;
 pub mod task;

@@ -179,6 +179,9 @@ class HangsPickling:
 
 
 def kill_itself(number: int) -> None:
+    if signal.getsignal(number) is signal.SIG_IGN:
+        # Whoever started the tests may have it ignored, as nohup does.
+        signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
     # A signal to oneself may be handled by another thread.
     time.sleep(3600)

@@ -4,14 +4,30 @@ import concurrent.futures
 from collections.abc import Callable, Sequence
 from typing import Any, final
 
-from typing_extensions import Self
+from typing_extensions import Self, disjoint_base
 
 from ._future import Future
+
+__all__ = [
+    "SOFT_TIMEOUT_SIGNAL",
+    "STACK_SIGNAL",
+    "Completer",
+    "FutureBase",
+    "Launcher",
+    "PoolBase",
+    "RoomBell",
+    "Worker",
+    "__version__",
+    "available_cpus",
+    "malloc_trim",
+    "run_zygote",
+]
 
 __version__: str
 STACK_SIGNAL: int
 SOFT_TIMEOUT_SIGNAL: int
 
+@disjoint_base
 class FutureBase:
     """The native part of :class:`deadpool.Future`."""
 
@@ -88,6 +104,7 @@ class RoomBell:
     def fileno(self) -> int: ...
     def answer(self) -> int: ...
 
+@disjoint_base
 class PoolBase:
     """The native base of :class:`deadpool.Deadpool`."""
 

@@ -16,7 +16,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::error::{Error, Result};
 use crate::frame::{Decoder, HEADER_BYTES, Header, Kind};
-use crate::payload::Payload;
+use crate::payload::{Arrivals, Loan, Payload};
 use crate::sys::page::PageUser;
 use crate::sys::{clock, socket};
 use crate::time::Time;
@@ -72,7 +72,8 @@ pub struct Session {
     page: Arc<PageUser>,
     decoder: Decoder,
     buffer: Box<[u8]>,
-    waiting: VecDeque<(Header, Vec<u8>)>,
+    arrivals: Arrivals,
+    waiting: VecDeque<(Header, Payload)>,
     // When the first result was written that the supervisor was not told of.
     untold: Option<Time>,
 }
@@ -85,6 +86,7 @@ impl Session {
             page,
             decoder: Decoder::default(),
             buffer: vec![0; READ_BYTES].into_boxed_slice(),
+            arrivals: Arrivals::default(),
             waiting: VecDeque::new(),
             untold: None,
         }
@@ -96,8 +98,8 @@ impl Session {
     pub fn receive_environ(&mut self, interpreter: &mut impl Interpreter) -> Result<bool> {
         loop {
             match self.waiting.pop_front() {
-                Some((Header { kind: Kind::Environ, .. }, body)) => {
-                    interpreter.apply_environ(body.into());
+                Some((Header { kind: Kind::Environ, .. }, changes)) => {
+                    interpreter.apply_environ(changes);
                     return Ok(true);
                 }
                 Some(_) => return Err(Error::Frame("the environment comes first")),
@@ -127,7 +129,7 @@ impl Session {
     /// If the connection fails or the supervisor sends what is not a frame; the worker can't go on.
     pub fn run(&mut self, interpreter: &mut impl Interpreter) -> Result<Ended> {
         loop {
-            let Some((header, body)) = self.waiting.pop_front() else {
+            let Some((header, payload)) = self.waiting.pop_front() else {
                 self.ring()?;
                 if !self.read(interpreter)? {
                     return Ok(Ended::Abandoned);
@@ -135,8 +137,8 @@ impl Session {
                 continue;
             };
             match header.kind {
-                Kind::Task => self.run_task(header.seq, body.into(), interpreter)?,
-                Kind::Environ => interpreter.apply_environ(body.into()),
+                Kind::Task => self.run_task(header.seq, payload, interpreter)?,
+                Kind::Environ => interpreter.apply_environ(payload),
                 Kind::Retire => {
                     self.ring()?;
                     return Ok(Ended::Retired);
@@ -158,7 +160,12 @@ impl Session {
         let reply = interpreter.call(seq, call);
         let kind = if reply.raised { Kind::Raised } else { Kind::Returned };
         let body = &reply.payload.body;
-        let header = Header { kind, recycle: reply.recycle, seq, len: body.len() as u64 };
+        let loan = reply.payload.loan();
+        let len = body.len() as u64;
+        let header = Header { kind, recycle: reply.recycle, attached: loan.is_some(), seq, len };
+        if let Some(loan) = loan {
+            return interpreter.while_others_run(|| self.write_attached(header, body, loan));
+        }
         if body.len() > RING_BYTES || !self.page.push_result(&[&header.encode(), body]) {
             // Results keep their order: those in the ring are found before the socket is read on.
             return interpreter.while_others_run(|| self.write(header, body));
@@ -179,15 +186,21 @@ impl Session {
     /// Wait for frames. Returns false if there will be none.
     fn read(&mut self, interpreter: &mut impl Interpreter) -> Result<bool> {
         let (socket, buffer) = (self.socket.as_fd(), &mut self.buffer);
-        let received = interpreter.while_others_run(|| socket::recv(socket, buffer));
+        let received = interpreter.while_others_run(|| socket::recv_with_fd(socket, buffer));
         match received {
-            Ok(Some(0)) => Ok(false),
-            Ok(Some(count)) => {
-                let waiting = &mut self.waiting;
-                self.decoder.feed(&self.buffer[..count], |header, body| {
-                    waiting.push_back((header, body));
-                })?;
-                Ok(true)
+            Ok(Some((0, _))) => Ok(false),
+            Ok(Some((count, fds))) => {
+                self.arrivals.add(fds)?;
+                let (arrivals, waiting) = (&mut self.arrivals, &mut self.waiting);
+                let mut complete = Ok(());
+                self.decoder.feed(
+                    &self.buffer[..count],
+                    |header, body| match Payload::received(body, header.attached, arrivals) {
+                        Ok(payload) => waiting.push_back((header, payload)),
+                        Err(error) => complete = Err(error),
+                    },
+                )?;
+                complete.map(|()| true)
             }
             Ok(None) => {
                 // A signal came, or a task has made the socket one that does not block.
@@ -206,10 +219,25 @@ impl Session {
         let _ = poll(&mut [PollFd::new(self.socket.as_fd(), usable)], PollTimeout::NONE);
     }
 
+    /// Write a frame with which a segment goes.
+    fn write_attached(&self, header: Header, body: &[u8], loan: &Loan) -> Result<()> {
+        let frame = [&header.encode()[..], body].concat();
+        loop {
+            match loan.send(self.socket.as_fd(), &frame)? {
+                Some(count) => return self.write_rest(header, body, count),
+                None => self.wait_until(PollFlags::POLLOUT),
+            }
+        }
+    }
+
     fn write(&self, header: Header, body: &[u8]) -> Result<()> {
+        self.write_rest(header, body, 0)
+    }
+
+    /// Write what is left of a frame when `written` bytes have gone.
+    fn write_rest(&self, header: Header, body: &[u8], mut written: usize) -> Result<()> {
         let head = header.encode();
         let total = HEADER_BYTES + body.len();
-        let mut written = 0;
         while written < total {
             let parts = [
                 IoSlice::new(&head[written.min(HEADER_BYTES)..]),

@@ -59,7 +59,7 @@ impl Model {
     }
 
     /// Where a thread goes that has done its part: the completer, out of the callback that waited.
-    fn afterwards(&self, by: Taker) -> At {
+    fn afterwards(by: Taker) -> At {
         match by {
             Taker::Completer => At::Completing,
             Taker::Caller => At::Gone,
@@ -144,7 +144,7 @@ impl Model {
                         At::Settling { by, again }
                     }
                     None if again => At::Asking(by),
-                    None => self.afterwards(by),
+                    None => Self::afterwards(by),
                 };
                 found.push(next);
             }
@@ -152,7 +152,7 @@ impl Model {
                 if !self.ended {
                     next.settle();
                 }
-                next.threads[index] = if again { At::Asking(by) } else { self.afterwards(by) };
+                next.threads[index] = if again { At::Asking(by) } else { Self::afterwards(by) };
                 found.push(next);
             }
             At::Registering => {

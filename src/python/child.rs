@@ -56,6 +56,8 @@ fn run_zygote(control: RawFd, fork: &Bound<'_, PyAny>) -> PyResult<()> {
         }
     }
 
+    // Once for all workers, and while that is possible: a task may use up what an import needs.
+    fork.py().import("deadpool._remote")?;
     Zygote::new(own(control))?.run(&mut Python(fork));
     Ok(())
 }
@@ -253,18 +255,23 @@ impl PythonInterpreter<'_, '_> {
     }
 
     fn look_at_memory(&self) -> bool {
-        let settings = self.worker.settings;
-        if settings.max_memory_bytes.is_none() && settings.trim_threshold_bytes.is_none() {
+        let Settings { max_memory_bytes, trim_threshold_bytes } = self.worker.settings;
+        if max_memory_bytes.is_none() && trim_threshold_bytes.is_none() {
             return false;
         }
-        let mut rss_bytes = memory::rss_bytes(std::process::id()).unwrap_or(0);
-        if settings.trim_threshold_bytes.is_some_and(|threshold| rss_bytes > threshold)
-            && malloc::trim()
-        {
-            rss_bytes = memory::rss_bytes(std::process::id()).unwrap_or(rss_bytes);
+        let look = || memory::rss_bytes(std::process::id()).unwrap_or(0);
+        let mut rss_bytes = look();
+        let is_over = |limit: Option<u64>, bytes| limit.is_some_and(|limit| bytes >= limit);
+        let is_much =
+            is_over(trim_threshold_bytes, rss_bytes) || is_over(max_memory_bytes, rss_bytes);
+        if is_much && self.worker.serializer.stock().clear() {
+            rss_bytes = look();
+        }
+        if trim_threshold_bytes.is_some_and(|threshold| rss_bytes > threshold) && malloc::trim() {
+            rss_bytes = look();
         }
         self.worker.page.set_rss_bytes(rss_bytes);
-        settings.max_memory_bytes.is_some_and(|limit| rss_bytes >= limit)
+        is_over(max_memory_bytes, rss_bytes)
     }
 }
 

@@ -32,9 +32,9 @@ pub fn encode_exception(py: Python<'_>, error: PyErr, serializer: &Serializer) -
         let text: String = remote.call_method1("describe", (exception,))?.extract()?;
         let pickled = remote
             .call_method1("take_apart", (exception,))
-            .and_then(|parts| serializer.dumps(py, &parts));
+            .and_then(|parts| serializer.dumps_inline(py, &parts));
         let (kind, rest) = match pickled {
-            Ok(payload) => (PICKLED, payload.body),
+            Ok(pickled) => (PICKLED, pickled),
             Err(error) => {
                 let arguments = (exception, error.into_value(py));
                 let stand_in = remote.call_method1("stand_in", &arguments)?;
@@ -43,7 +43,7 @@ pub fn encode_exception(py: Python<'_>, error: PyErr, serializer: &Serializer) -
                     (UNPICKLABLE, message.extract::<String>()?.into_bytes())
                 } else {
                     let parts = remote.call_method1("take_apart", (stand_in,))?;
-                    (PICKLED, serializer.dumps(py, &parts)?.body)
+                    (PICKLED, serializer.dumps_inline(py, &parts)?)
                 }
             }
         };
@@ -102,11 +102,11 @@ pub(super) fn decode(py: Python<'_>, handle: &Handle, outcome: Outcome) -> (End,
     match outcome {
         Outcome::Returned(payload) => {
             let loaded = serializer.readable(py, payload).and_then(|pickled| {
-                let first = serializer.loads_object(&pickled);
+                let first = serializer.loads_readable(&pickled);
                 match first {
                     // A second time, the error is what the pickle raises.
                     Err(error) if error.is_instance_of::<PyKeyboardInterrupt>(py) => {
-                        let second = serializer.loads_object(&pickled)?;
+                        let second = serializer.loads_readable(&pickled)?;
                         Ok((second, Some(error)))
                     }
                     first => first.map(|value| (value, None)),

@@ -3,7 +3,7 @@
 //! * parent: [`pool`] is the native base of `deadpool.Deadpool`, [`threads`] what its completer and
 //!   launcher run, [`future`] and its neighbours the futures;
 //! * child: [`child`] runs zygotes and workers;
-//! * both: [`serialize`] pickles, [`failure`] carries exceptions across.
+//! * both: [`serialize`] pickles, [`view`] is what unpickling looks at, [`failure`] carries exceptions across.
 
 mod arguments;
 mod child;
@@ -15,6 +15,7 @@ mod serialize;
 mod settle;
 mod stdlib;
 mod threads;
+mod view;
 
 use pyo3::prelude::*;
 
@@ -27,7 +28,6 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let _ = logger.filter(log::LevelFilter::Debug).install();
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     future_api::register(module)?;
-    serialize::register(module)?;
     pool::register(module)?;
     threads::register(module)?;
     child::register(module)

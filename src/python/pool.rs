@@ -247,6 +247,7 @@ impl PoolBase {
         let thread =
             signals::spawn_blocked("deadpool-super", move || supervisor::run(&supervised))?;
         let completer_thread = Arc::<CompleterThread>::default();
+        let stock = Arc::clone(serializer.stock());
         let link = Arc::new(Link {
             shared: Arc::clone(&shared),
             serializer,
@@ -257,7 +258,7 @@ impl PoolBase {
         if self.open.set(Open { link, future_class, propagates }).is_err() {
             return Err(PyRuntimeError::new_err("Deadpool.__init__() was called twice"));
         }
-        let completer = Completer::new(completions, thread, completer_thread);
+        let completer = Completer::new(completions, thread, completer_thread, stock);
         Ok((Py::new(py, completer)?, Py::new(py, Launcher::new(launches, shared))?))
     }
 

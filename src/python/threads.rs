@@ -12,6 +12,7 @@ use pyo3::prelude::*;
 
 use crate::event::Shutdown;
 use crate::handle::Taker;
+use crate::stock::Stock;
 use crate::supervisor::{Command, Completion, Launch, Shared};
 
 use super::settle::{self, PySide};
@@ -65,6 +66,7 @@ pub struct Completer {
     completions: Receiver<Completion<PySide>>,
     supervisor: Mutex<Option<JoinHandle<()>>>,
     thread: Arc<CompleterThread>,
+    stock: Arc<Stock>,
 }
 
 impl Completer {
@@ -72,8 +74,9 @@ impl Completer {
         completions: Receiver<Completion<PySide>>,
         supervisor: JoinHandle<()>,
         thread: Arc<CompleterThread>,
+        stock: Arc<Stock>,
     ) -> Self {
-        Self { completions, supervisor: Mutex::new(Some(supervisor)), thread }
+        Self { completions, supervisor: Mutex::new(Some(supervisor)), thread, stock }
     }
 
     /// Returns whether there may be more.
@@ -124,6 +127,8 @@ impl Completer {
                 goes_on &= Self::complete(py, next, &observer);
             }
         }
+        // Futures may be kept for long, and with them what pickled their calls.
+        self.stock.close();
         let thread = self.supervisor.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
             // It has said its last word; a panic of it was told before.

@@ -1,7 +1,8 @@
 //! Frames on their way to a worker.
 //!
 //! Small frames are copied together, so that a batch of tasks is one system call; a large payload is
-//! written from where it lies. The worker may be slow or stopped: what it does not take stays here.
+//! written from where it lies, or goes as a segment whose fd travels with the first byte of its frame.
+//! The worker may be slow or stopped: what it does not take stays here.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 
 use crate::error::Result;
 use crate::frame::{HEADER_BYTES, Header};
-use crate::payload::Payload;
+use crate::payload::{Loan, Payload};
 use crate::sys::socket;
 
 /// Payloads up to this size are copied.
@@ -31,13 +32,22 @@ pub(super) struct Outbox {
 enum Piece {
     Own(Vec<u8>),
     Shared(Arc<Payload>),
+    /// A whole frame, and the payload whose segment goes with its first byte.
+    Attached(Vec<u8>, Arc<Payload>),
 }
 
 impl Piece {
     fn bytes(&self) -> &[u8] {
         match self {
-            Self::Own(bytes) => bytes,
+            Self::Own(bytes) | Self::Attached(bytes, _) => bytes,
             Self::Shared(payload) => &payload.body,
+        }
+    }
+
+    fn loan(&self) -> Option<&Loan> {
+        match self {
+            Self::Attached(_, payload) => payload.loan(),
+            Self::Own(_) | Self::Shared(_) => None,
         }
     }
 }
@@ -51,6 +61,10 @@ impl Outbox {
     /// Append a frame whose body is `payload`.
     pub fn push(&mut self, header: Header, payload: &Arc<Payload>) {
         let body = &payload.body;
+        if header.attached {
+            let frame = [&header.encode()[..], body].concat();
+            return self.pieces.push_back(Piece::Attached(frame, Arc::clone(payload)));
+        }
         let own = self.tail(HEADER_BYTES + body.len().min(COPY_BYTES));
         own.extend_from_slice(&header.encode());
         if body.len() <= COPY_BYTES {
@@ -83,10 +97,22 @@ impl Outbox {
     ///
     /// If the worker closed its end, say.
     pub fn flush(&mut self, socket: BorrowedFd<'_>) -> Result<bool> {
-        while !self.pieces.is_empty() {
+        while let Some(first) = self.pieces.front() {
+            if self.written == 0
+                && let Some(loan) = first.loan()
+            {
+                match loan.send(socket, first.bytes())? {
+                    Some(sent) => self.advance(sent),
+                    None => return Ok(false),
+                }
+                continue;
+            }
             let mut slices = [IoSlice::new(&[]); PIECES];
             let mut count = 0;
             for (slice, piece) in slices.iter_mut().zip(&self.pieces) {
+                if count > 0 && piece.loan().is_some() {
+                    break; // Its first byte goes in a message of its own.
+                }
                 let skip = if count == 0 { self.written } else { 0 };
                 *slice = IoSlice::new(&piece.bytes()[skip..]);
                 count += 1;

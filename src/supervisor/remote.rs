@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::event::Claims;
 use crate::frame::{self, Decoder, Header, Kind};
 use crate::outcome::ExitStatus;
-use crate::payload::Payload;
+use crate::payload::{Arrivals, Payload};
 use crate::sys::claim::{ClaimState, Revoke};
 use crate::sys::page::PageOwner;
 use crate::sys::pidfd::PidFd;
@@ -57,6 +57,7 @@ pub(super) struct Remote {
     page: PageOwner,
     control: Waker,
     decoder: Decoder,
+    arrivals: Arrivals,
 }
 
 /// The process of a worker.
@@ -108,6 +109,7 @@ impl Remote {
             page,
             control,
             decoder: Decoder::default(),
+            arrivals: Arrivals::default(),
         };
         Ok((remote, ends))
     }
@@ -151,7 +153,9 @@ impl Remote {
     /// Queue a task.
     pub fn send_task(&mut self, seq: u32, payload: &Arc<Payload>) {
         self.page.announce(seq);
-        let header = Header { seq, len: payload.len() as u64, ..Header::bare(Kind::Task) };
+        let attached = payload.loan().is_some();
+        let len = payload.len() as u64;
+        let header = Header { attached, seq, len, ..Header::bare(Kind::Task) };
         self.outbox.push(header, payload);
         self.is_used = true;
         self.environ = None;
@@ -161,17 +165,29 @@ impl Remote {
     pub fn receive(
         &mut self,
         scratch: &mut [u8],
-        mut each: impl FnMut(Header, Vec<u8>),
+        mut each: impl FnMut(Header, Payload),
     ) -> Result<bool> {
         loop {
-            match socket::recv(self.socket.as_fd(), scratch) {
+            match socket::recv_with_fd(self.socket.as_fd(), scratch) {
                 Ok(None) => return Ok(false),
-                Ok(Some(0)) => return Ok(true),
+                Ok(Some((0, _))) => return Ok(true),
                 // It went before it had read all that was sent to it.
                 Err(error) if error.is(Errno::ECONNRESET) => return Ok(true),
                 Err(error) => return Err(error),
-                Ok(Some(count)) => {
-                    self.decoder.feed(&scratch[..count], &mut each)?;
+                Ok(Some((count, fds))) => {
+                    self.arrivals.add(fds)?;
+                    let arrivals = &mut self.arrivals;
+                    let mut garbage = None;
+                    self.decoder.feed(
+                        &scratch[..count],
+                        |header, body| match Payload::received(body, header.attached, arrivals) {
+                            Ok(payload) => each(header, payload),
+                            Err(error) => garbage = Some(error),
+                        },
+                    )?;
+                    if let Some(error) = garbage {
+                        return Err(error);
+                    }
                     if count < scratch.len() {
                         return Ok(false);
                     }
@@ -181,11 +197,14 @@ impl Remote {
     }
 
     /// Read what the ring has. Returns whether it was empty in the end and the doorbell is set.
-    pub fn collect(&mut self, mut each: impl FnMut(Header, Vec<u8>)) -> Result<bool> {
+    pub fn collect(&mut self, mut each: impl FnMut(Header, Payload)) -> Result<bool> {
         let mut garbage = None;
         for _ in 0..RING_ROUNDS {
             self.page.pop_results(|record| match frame::parse(record) {
-                Ok((header, body)) => each(header, body.to_vec()),
+                Ok((header, _)) if header.attached => {
+                    garbage = Some(Error::Frame("with a segment, in the ring"));
+                }
+                Ok((header, body)) => each(header, Payload::from(body.to_vec())),
                 Err(error) => garbage = Some(error),
             })?;
             if let Some(error) = garbage.take() {

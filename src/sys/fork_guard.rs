@@ -8,6 +8,7 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 static GENERATION: AtomicU32 = AtomicU32::new(0);
+static FORKS: AtomicU32 = AtomicU32::new(0);
 static REGISTERED: Once = Once::new();
 
 unsafe extern "C" {
@@ -19,6 +20,10 @@ unsafe extern "C" {
 }
 
 extern "C" fn count_fork() {
+    FORKS.fetch_add(1, Ordering::Relaxed);
+}
+
+extern "C" fn count_generation() {
     GENERATION.fetch_add(1, Ordering::Relaxed);
 }
 
@@ -30,12 +35,26 @@ extern "C" fn count_fork() {
 ///
 /// Doesn't block.
 pub fn generation() -> u32 {
-    REGISTERED.call_once(|| {
-        // SAFETY: the handler only changes an atomic, which is allowed in a forked child. That it
-        // can't be registered means no memory, and then only that misuse is not noticed.
-        unsafe { pthread_atfork(None, None, Some(count_fork)) };
-    });
+    register();
     GENERATION.load(Ordering::Relaxed)
+}
+
+/// A number that is another one after each fork, in the process that forks and in the fork.
+///
+/// A difference means that another process may have copies of the memory there was.
+///
+/// Doesn't block.
+pub fn forks() -> u32 {
+    register();
+    FORKS.load(Ordering::Relaxed)
+}
+
+fn register() {
+    REGISTERED.call_once(|| {
+        // SAFETY: the handlers only change atomics, which is allowed at a fork. That they can't be
+        // registered means no memory, and then only that misuse is not noticed.
+        unsafe { pthread_atfork(Some(count_fork), None, Some(count_generation)) };
+    });
 }
 
 #[cfg(test)]

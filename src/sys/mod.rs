@@ -34,6 +34,7 @@ pub mod prctl;
 mod proc_file;
 pub mod process_tree;
 pub mod ring;
+pub mod segment;
 pub mod signals;
 pub mod socket;
 pub mod timer;

@@ -95,6 +95,18 @@ pub fn recv_with_fds(
     fd: BorrowedFd<'_>,
     bytes: &mut [u8],
 ) -> Result<Option<(usize, Vec<OwnedFd>)>> {
+    match receive_message(fd, bytes)? {
+        None => Ok(None),
+        Some((count, fds, false)) => Ok(Some((count, fds))),
+        Some((_, _, true)) => Err(Error::errno("receive all fds of a peer", Errno::EMSGSIZE)),
+    }
+}
+
+/// Receives bytes and fds; the flag says that not all fds could be received.
+fn receive_message(
+    fd: BorrowedFd<'_>,
+    bytes: &mut [u8],
+) -> Result<Option<(usize, Vec<OwnedFd>, bool)>> {
     let mut control = [0_u64; CONTROL_WORDS];
     let mut part = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
     // SAFETY: an all-zero msghdr is a valid one.
@@ -112,10 +124,7 @@ pub fn recv_with_fds(
     };
     // SAFETY: the kernel has just filled the message, and nothing of it was taken yet.
     let fds = unsafe { take_fds(&message) };
-    if message.msg_flags & libc::MSG_CTRUNC != 0 {
-        return Err(Error::errno("receive all fds of a peer", Errno::EMSGSIZE));
-    }
-    Ok(Some((count, fds)))
+    Ok(Some((count, fds, message.msg_flags & libc::MSG_CTRUNC != 0)))
 }
 
 /// Room for one control message of [`MAX_FDS`] fds, in bytes.
@@ -124,6 +133,32 @@ fn control_len() -> usize {
     let needed = unsafe { libc::CMSG_SPACE(FDS_BYTES) } as usize;
     debug_assert!(needed <= CONTROL_WORDS * size_of::<u64>());
     needed
+}
+
+/// What came with the bytes of a stream on which at most one fd travels with a byte.
+#[derive(Debug)]
+pub enum Fds {
+    /// Nothing.
+    None,
+    /// An fd.
+    One(OwnedFd),
+    /// One that this process may not have, since too many are open.
+    Lost,
+}
+
+/// Receives like [`recv`], and the fd that came with the first of the bytes. **Blocks** if the
+/// socket does.
+///
+/// The kernel ends a read before the next byte that has an fd. More than one is an error.
+pub fn recv_with_fd(fd: BorrowedFd<'_>, bytes: &mut [u8]) -> Result<Option<(usize, Fds)>> {
+    match receive_message(fd, bytes)? {
+        None => Ok(None),
+        Some((count, fds, true)) if fds.is_empty() => Ok(Some((count, Fds::Lost))),
+        Some((count, mut fds, false)) if fds.len() <= 1 => {
+            Ok(Some((count, fds.pop().map_or(Fds::None, Fds::One))))
+        }
+        Some(_) => Err(Error::Frame("with more than one fd")),
+    }
 }
 
 /// Takes ownership of every fd in the control data of `message`.

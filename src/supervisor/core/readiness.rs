@@ -86,7 +86,8 @@ impl<S: Send + Sync + 'static> Core<S> {
     pub(super) fn receive(&mut self, id: WorkerId) {
         let Some(remote) = self.remotes.0.get_mut(&id) else { return };
         let events = &mut self.events;
-        match remote.receive(&mut self.scratch, |header, body| translate(id, header, body, events))
+        match remote
+            .receive(&mut self.scratch, |header, payload| translate(id, header, payload, events))
         {
             Ok(false) => {}
             Ok(true) => {
@@ -105,7 +106,7 @@ impl<S: Send + Sync + 'static> Core<S> {
     pub(super) fn collect(&mut self, id: WorkerId) {
         let Some(remote) = self.remotes.0.get_mut(&id) else { return };
         let events = &mut self.events;
-        match remote.collect(|header, body| translate(id, header, body, events)) {
+        match remote.collect(|header, payload| translate(id, header, payload, events)) {
             Ok(true) => {}
             Ok(false) => self.unfinished.push(id),
             Err(error) => self.condemn(id, &error.to_string()),
@@ -140,18 +141,21 @@ impl<S: Send + Sync + 'static> Core<S> {
 }
 
 /// Tell the policy what a frame means.
-fn translate<B>(worker: WorkerId, header: Header, body: Vec<u8>, events: &mut VecDeque<Event<B>>) {
+fn translate<B>(
+    worker: WorkerId,
+    header: Header,
+    payload: Payload,
+    events: &mut VecDeque<Event<B>>,
+) {
     let finished =
         |outcome| Event::Finished { worker, seq: header.seq, outcome, recycle: header.recycle };
     events.push_back(match header.kind {
         Kind::Doorbell => return,
         Kind::Ready => Event::Ready(worker),
-        Kind::InitializerFailed => {
-            Event::InitializerFailed { worker, exception: Payload::from(body) }
-        }
+        Kind::InitializerFailed => Event::InitializerFailed { worker, exception: payload },
         Kind::Skipped => Event::Alive(worker),
-        Kind::Returned => finished(Outcome::Returned(Payload::from(body))),
-        Kind::Raised => finished(Outcome::Raised(Payload::from(body))),
+        Kind::Returned => finished(Outcome::Returned(payload)),
+        Kind::Raised => finished(Outcome::Raised(payload)),
         Kind::Task | Kind::Environ | Kind::Retire => {
             Event::Condemned { worker, reason: "it sent what only the parent may send".into() }
         }
