@@ -9,7 +9,6 @@ import multiprocessing.forkserver
 import os
 import select
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -50,13 +49,14 @@ class StartMethod:
         return self.name != "forkserver"
 
     @property
-    def must_start_early(self) -> bool:
-        """Whether processes can't be started any more once the interpreter exits.
+    def starts_first(self) -> bool:
+        """Whether the first workers are to be there before anything else goes on.
 
-        Python 3.12 refuses to fork while the work that is left at exit is finished, so that the
-        workers for it must be there before.
+        A fork is a copy of whatever the parent is doing: made in the background, it would keep open
+        the pipes that another thread makes meanwhile, and hold locks that nobody releases. Python
+        3.12 refuses to fork at all while the work that is left at exit is finished.
         """
-        return self.name == "fork" and sys.version_info[:2] == (3, 12)
+        return self.name == "fork"
 
 
 class _FirstStarts:
@@ -132,7 +132,7 @@ class Threads:
     def start(self, completer: Completer, launcher: Launcher) -> None:
         """Start both.
 
-        Blocks until the workers are forked where that is refused later, see :class:`StartMethod`.
+        Blocks until the first workers are there, where :class:`StartMethod` wants that.
 
         :param completer: What settles futures.
         :param launcher: What knows which zygotes are wanted.
@@ -150,7 +150,7 @@ class Threads:
             )
             thread.start()
             self._threads.append(thread)
-        if self._method.must_start_early:
+        if self._method.starts_first:
             self._first_starts.wait()
 
     def join(self) -> None:
