@@ -32,7 +32,7 @@ SMALLER_SET = [
     *("submit", "map", "future", "exceptions", "timeouts", "worker_deaths", "shutdown"),
     *("interpreter_exit", "serialize", "forks"),
 ]
-PYTEST = ["pytest>=8", "pytest-timeout", "pytest-xdist", "cloudpickle", "numpy"]
+PYTEST = ["pytest>=8", "pytest-timeout", "pytest-xdist", "billiard", "cloudpickle", "numpy"]
 
 nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_missing_interpreters = True
