@@ -5,7 +5,10 @@ from __future__ import annotations
 import pickle
 import threading
 from collections.abc import Mapping
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class Propagated:

@@ -6,21 +6,25 @@ by the Python stack of the task where one could be had.
 
 from __future__ import annotations
 
-import concurrent.futures
 import multiprocessing
 import queue
 import signal as _signal
-from concurrent.futures import CancelledError
-from concurrent.futures.process import _RemoteTraceback as RemoteTraceback
-from typing import Any
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+if sys.version_info >= (3, 11):
+    from builtins import TimeoutError as _StandardTimeoutError
+else:
+    from concurrent.futures import TimeoutError as _StandardTimeoutError
 
 __all__ = [
     "BacklogFull",
-    "CancelledError",
     "MemoryLimitError",
     "PoolClosed",
     "ProcessError",
-    "RemoteTraceback",
     "SoftTimeoutError",
     "TimeoutError",
 ]
@@ -84,7 +88,7 @@ class MemoryLimitError(ProcessError):
     """The task's process tree used more memory than it was allowed to, and was killed."""
 
 
-class TimeoutError(_Facts, concurrent.futures.TimeoutError):
+class TimeoutError(_Facts, _StandardTimeoutError):
     """The task ran longer than it was allowed to, and was killed.
 
     Waiting for a future with a timeout raises :class:`concurrent.futures.TimeoutError`, of which

@@ -7,41 +7,23 @@ import logging
 import multiprocessing
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from multiprocessing.context import BaseContext
-from typing import TYPE_CHECKING, Any
 
 from . import _core, _environ, _launch, _legacy, _map, _worker
 from ._checks import check_arguments, check_callable, check_seconds, check_whole
 from ._future import Future
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from . import _asubmit
+    from ._worker_info import WorkerInfo
 
 _logger = logging.getLogger("deadpool")
 
 # How `_close` takes the ways a pool may end.
 _DRAIN, _CANCEL_WAITING, _TERMINATE, _CANCEL_ALL, _KILL = range(5)
-
-
-@dataclass(frozen=True)
-class WorkerInfo:
-    """A worker, as it is now.
-
-    :param pid: Its process id; None until there is a process.
-    :param state: ``"starting"``, ``"idle"``, ``"busy"``, ``"retiring"`` or ``"stopping"``.
-    :param task: Module and qualified name of the function that it runs.
-    :param running_seconds: For how long it has been running it.
-    :param tasks_done: How many tasks have ended on it.
-    :param rss_bytes: Its resident memory.
-    """
-
-    pid: int | None
-    state: str
-    task: str | None
-    running_seconds: float | None
-    tasks_done: int
-    rss_bytes: int | None
 
 
 class Deadpool(  # type: ignore[misc]  # submit() takes more than the base class's.
@@ -149,7 +131,8 @@ class Deadpool(  # type: ignore[misc]  # submit() takes more than the base class
         functions = None
         if serializer is not pickle and serializer is not None:
             functions = _worker.Functions(
-                getattr(serializer, "dumps", None), getattr(serializer, "loads", None)
+                dumps=getattr(serializer, "dumps", None),
+                loads=getattr(serializer, "loads", None),
             )
         self._environ = _environ.Propagated(propagate_environ)
         self._shutdown_options = {
@@ -304,6 +287,8 @@ class Deadpool(  # type: ignore[misc]  # submit() takes more than the base class
 
     def workers(self) -> list[WorkerInfo]:
         """Return what each worker is doing, the oldest first."""
+        from ._worker_info import WorkerInfo
+
         return [WorkerInfo(*row) for row in self._workers()]
 
     def clear_workers(self) -> None:

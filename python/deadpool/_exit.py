@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import Protocol
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class Running(Protocol):
+        """What is kept of a pool until its threads have ended."""
+
+        def finish(self) -> None:
+            """Let what was submitted finish, and wait for the end of the pool."""
+
 
 interpreter_is_exiting = False
-
-
-class Running(Protocol):
-    """What is kept of a pool until its threads have ended."""
-
-    def finish(self) -> None:
-        """Let what was submitted finish, and wait for the end of the pool."""
 
 
 _running: set[Running] = set()

@@ -5,16 +5,23 @@ from __future__ import annotations
 import concurrent.futures
 import logging
 from collections.abc import Callable
-from typing import Any
 
 from ._core import FutureBase
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    _Future = concurrent.futures.Future[Any]
+else:
+    _Future = concurrent.futures.Future
 
 __all__ = ["Future"]
 
 _logger = logging.getLogger("deadpool")
 
 
-class Future(FutureBase, concurrent.futures.Future[Any]):
+class Future(FutureBase, _Future):
     """The result of a task that may not have ended yet.
 
     A :class:`concurrent.futures.Future` with three differences: a running task can be cancelled,

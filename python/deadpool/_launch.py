@@ -11,15 +11,17 @@ import select
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
 
 from . import _exit, _worker
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from ._core import Completer, Launcher
 
 _logger = logging.getLogger("deadpool.launcher")
@@ -28,8 +30,7 @@ _logger = logging.getLogger("deadpool.launcher")
 _EXIT_SECONDS = 10.0
 
 
-@dataclass(frozen=True)
-class StartMethod:
+class StartMethod(SimpleNamespace):
     """How processes are started.
 
     :param context: What starts them.
@@ -102,7 +103,7 @@ def start_method(context: BaseContext | str | None) -> StartMethod:
         )
     name = context.get_start_method()
     assert name is not None
-    return StartMethod(context, name)
+    return StartMethod(context=context, name=name)
 
 
 class Threads:

@@ -5,8 +5,7 @@ They are views of the present pool, and change nothing but the counters.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ._core import PoolBase
     from ._future import Future
@@ -46,13 +45,19 @@ class Attributes:
     @property
     def submitted_jobs(self) -> Backlog:
         """The tasks that wait."""
+        from typing import cast
+
         return Backlog(cast("PoolBase", self))
 
     @property
     def running_futs(self) -> list[Future]:
         """The futures of the tasks that run."""
+        from typing import cast
+
         return cast("list[Future]", cast("PoolBase", self)._running())
 
     @property
     def _statistics(self) -> Counters:
+        from typing import cast
+
         return Counters(cast("PoolBase", self))

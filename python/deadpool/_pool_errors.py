@@ -9,12 +9,12 @@ from __future__ import annotations
 import multiprocessing.pool
 import signal as _signal
 import traceback
+from concurrent.futures import CancelledError
+from concurrent.futures.process import _RemoteTraceback as RemoteTraceback
 from typing import Any
 
 from ._exceptions import (
-    CancelledError,
     ProcessError,
-    RemoteTraceback,
     SoftTimeoutError,
     TimeoutError,
 )

@@ -15,9 +15,9 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
 from typing import Any, TypeVar
 
-from ._exceptions import CancelledError
 from ._future import Future
 from ._pool_callbacks import Callbacks, call
 from ._pool_engine import Engine

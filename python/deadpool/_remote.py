@@ -9,10 +9,13 @@ from __future__ import annotations
 import copyreg
 import signal as _signal
 import traceback
-from collections.abc import Callable
-from typing import Any
 
-from ._exceptions import MemoryLimitError, ProcessError, RemoteTraceback, TimeoutError
+from ._exceptions import MemoryLimitError, ProcessError, TimeoutError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 _HEAP_TYPE = (
     1 << 9
@@ -73,6 +76,8 @@ def attach_traceback(exception: BaseException, text: str) -> BaseException:
     exception.__context__ = None
     if text:
         # It takes text, whatever its type hint says.
+        from concurrent.futures.process import _RemoteTraceback as RemoteTraceback
+
         exception.__cause__ = RemoteTraceback(f'\n"""\n{text}"""')  # type: ignore[arg-type]
     return exception
 

@@ -7,32 +7,39 @@ import contextlib
 import faulthandler
 import functools
 import gc
-import logging
 import multiprocessing
 import os
 import pickle
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from multiprocessing import process as mp_process
 from multiprocessing import reduction
 from multiprocessing import util as mp_util
-from types import FrameType
-from typing import Any
+from types import SimpleNamespace
 
 from . import _core
 from ._exceptions import SoftTimeoutError
 
-_logger = logging.getLogger("deadpool.worker")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import Callable, Sequence
+    from types import FrameType
+    from typing import Any
 
 # Set to a subclass in workers of which another interface is expected.
 soft_timeout_error = SoftTimeoutError
 
 
-@dataclass(frozen=True)
-class Functions:
+def _logger() -> logging.Logger:
+    # There is seldom something to say, and the module is a large one.
+    import logging
+
+    return logging.getLogger("deadpool.worker")
+
+
+class Functions(SimpleNamespace):
     """The two functions of a serializer; they can be pickled where a module can't.
 
     :param dumps: From an object to bytes.
@@ -43,8 +50,7 @@ class Functions:
     loads: Any
 
 
-@dataclass(frozen=True)
-class Spec:
+class Spec(SimpleNamespace):
     """What each worker of a pool is made with; see :class:`deadpool.Deadpool`."""
 
     initializer: Callable[..., object] | None
@@ -96,7 +102,7 @@ def run_zygote(control: Descriptor, spec: Spec, inherited: Sequence[int]) -> Non
         _core.run_zygote(control.fd, functools.partial(_fork_worker, spec))
         code = 0
     except BaseException:
-        _logger.exception("a zygote failed")
+        _logger().exception("a zygote failed")
     finally:
         flush_streams()
         os._exit(code)
@@ -146,7 +152,7 @@ def _run_worker(
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
     except BaseException:
-        _logger.exception("a worker failed")
+        _logger().exception("a worker failed")
     finally:
         flush_streams()
         # What user code left running, such as threads, ends here.
@@ -187,7 +193,7 @@ def _initialize(spec: Spec, worker: _core.Worker) -> bool:
         if spec.fails_on_initializer_error:
             worker.initializer_failed(error)
             return False
-        _logger.exception("the initializer failed")
+        _logger().exception("the initializer failed")
     return True
 
 
@@ -197,7 +203,7 @@ def _finalize(spec: Spec) -> None:
     try:
         spec.finalizer(*spec.finalargs)
     except Exception:
-        _logger.exception("the finalizer failed")
+        _logger().exception("the finalizer failed")
 
 
 def _raise_soft_timeout(worker: _core.Worker, _signal: int, _frame: FrameType | None) -> None:
@@ -247,7 +253,7 @@ def run_exit_handlers() -> None:
 def trim_memory() -> None:
     """Give unused heap memory back to the system, or log why that can't be done here."""
     if not _core.malloc_trim():
-        _logger.info("memory is not trimmed: this C library has no malloc_trim")
+        _logger().info("memory is not trimmed: this C library has no malloc_trim")
 
 
 def flush_streams() -> None:

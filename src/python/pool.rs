@@ -227,6 +227,7 @@ impl PoolBase {
     ) -> PyResult<(Py<Completer>, Py<Launcher>)> {
         let forever = Duration::MAX;
         let duration = |name, value| Ok::<_, PyErr>(seconds(name, Some(value))?.unwrap_or(forever));
+        super::install_logger(py)?;
         let pool = PoolConfig {
             max_workers,
             min_workers,
