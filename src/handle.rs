@@ -246,8 +246,7 @@ impl Word {
     }
 
     fn deliver(self) -> Option<Self> {
-        let phase =
-            if self.has(Self::PREFERS_COMPLETER) { Self::RESERVED } else { Self::OFFERED };
+        let phase = if self.has(Self::PREFERS_COMPLETER) { Self::RESERVED } else { Self::OFFERED };
         (self.phase() == Phase::Open).then_some(Self(self.0 | phase))
     }
 

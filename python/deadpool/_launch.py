@@ -11,6 +11,7 @@ import select
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
@@ -18,7 +19,7 @@ from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any
 
-from . import _exit, _worker
+from . import _exit, _fork, _worker
 
 if TYPE_CHECKING:
     from ._core import Completer, Launcher
@@ -27,6 +28,9 @@ _logger = logging.getLogger("deadpool.launcher")
 
 # How long a zygote that was dismissed may take to end.
 _EXIT_SECONDS = 10.0
+
+# How often it is looked whether a zygote has ended, where it can't tell.
+_LOOK_SECONDS = 0.01
 
 
 @dataclass(frozen=True)
@@ -178,7 +182,7 @@ class Threads:
         while (job := launcher.next()) is not None:
             number, control = job
             if control is None:
-                self._reap(number)
+                self._try_to_reap(number)
                 continue
             try:
                 pid = self._start_zygote(number, control, launcher)
@@ -194,7 +198,7 @@ class Threads:
                 os.close(control)
         self._first_starts.give_up()
         for number in list(self._zygotes):
-            self._reap(number)
+            self._try_to_reap(number)
 
     def _start_zygote(self, number: int, control: int, launcher: Launcher) -> int:
         inherited: tuple[int, ...] = ()
@@ -211,7 +215,8 @@ class Threads:
         # Not by start(): then multiprocessing would list it among the children of the user, and
         # wait for it at exit. It ends when the supervisor or this process does.
         with _without_interrupts(self._method):
-            popen = process._Popen(process)  # type: ignore[attr-defined]
+            make: Any = process._Popen  # type: ignore[attr-defined]
+            popen = (_fork.Popen if self._method.name == "fork" else make)(process)
         self._zygotes[number] = popen
         pid: int = popen.pid
         return pid
@@ -222,6 +227,13 @@ class Threads:
             return popen.wait(_EXIT_SECONDS) is not None
         # Not by its sentinel, a pipe that children which were forked meanwhile hold open as well.
         return _is_gone(popen.pid, _EXIT_SECONDS)
+
+    def _try_to_reap(self, number: int) -> None:
+        try:
+            self._reap(number)
+        except Exception:
+            # Without this thread no worker could ever be started again.
+            _logger.warning("a zygote could not be waited for", exc_info=True)
 
     def _reap(self, number: int) -> None:
         popen = self._zygotes.pop(number, None)
@@ -256,12 +268,28 @@ def _is_gone(pid: int, timeout: float) -> bool:
         process = os.pidfd_open(pid)
     except ProcessLookupError:
         return True  # Somebody has waited for all children there are.
+    except OSError:
+        return _is_seen_to_go(pid, timeout)  # There are no descriptors left.
     try:
         poll = select.poll()
         poll.register(process, select.POLLIN)
         return bool(poll.poll(timeout * 1000))
     finally:
         os.close(process)
+
+
+def _is_seen_to_go(pid: int, timeout: float) -> bool:
+    """Look for the end of a child now and then; return whether it came."""
+    deadline = time.monotonic() + timeout
+    options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    try:
+        while os.waitid(os.P_PID, pid, options) is None:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_LOOK_SECONDS)
+    except ChildProcessError:
+        pass
+    return True
 
 
 def _fork_server() -> Any:

@@ -22,7 +22,7 @@ from multiprocessing import util as mp_util
 from types import FrameType
 from typing import Any
 
-from . import _core
+from . import _core, _fork
 from ._exceptions import SoftTimeoutError
 
 _logger = logging.getLogger("deadpool.worker")
@@ -130,7 +130,7 @@ def _fork_worker(spec: Spec, worker: int, fds: list[int], inherited: list[int]) 
         # A zygote has one thread, unless the main module has started others while it was imported.
         warnings.filterwarnings("ignore", ".*fork.*", DeprecationWarning)
         # Not by start(), which would look at all other workers first.
-        popen = process._Popen(process)
+        popen = _fork.Popen(process)
     return int(popen.pid)
 
 
