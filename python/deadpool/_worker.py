@@ -201,7 +201,7 @@ def _finalize(spec: Spec) -> None:
 
 
 def _raise_soft_timeout(worker: _core.Worker, _signal: int, _frame: FrameType | None) -> None:
-    if worker.is_interrupted():
+    if worker.take_interrupt():
         raise soft_timeout_error("the task ran longer than its soft timeout")
 
 

@@ -224,7 +224,12 @@ impl Remote {
     /// Raise the soft timeout of a task.
     pub fn interrupt(&self, seq: u32) {
         self.page.soft_interrupt(seq);
-        if let Some(process) = &self.process {
+        self.interrupt_again(seq);
+    }
+
+    /// Remind the worker of a soft timeout that it has not raised.
+    pub fn interrupt_again(&self, seq: u32) {
+        if let Some(process) = self.process.as_ref().filter(|_| self.page.is_interrupting(seq)) {
             // That it is gone will be told by its pidfd.
             let _ = process.pidfd.signal(soft_timeout_signal());
         }

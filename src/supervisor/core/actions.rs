@@ -37,6 +37,9 @@ impl<S: Send + Sync + 'static> Core<S> {
                 self.with_remote(id, |remote| remote.run_exit_handlers());
             }
             Action::Interrupt { worker, seq } => self.interrupt(worker, seq),
+            Action::InterruptAgain { worker, seq } => {
+                self.with_remote(worker, |remote| remote.interrupt_again(seq));
+            }
             Action::Signal { worker, signal } => {
                 self.with_remote(worker, |remote| remote.signal(signal));
             }
