@@ -180,6 +180,11 @@ impl Remote {
         }
     }
 
+    /// Whether the worker has sent a part of a frame. One that has no task is not at it any more.
+    pub fn is_amid_frame(&self) -> bool {
+        self.decoder.is_amid_body()
+    }
+
     /// Read what the ring has. Returns whether it was empty in the end and the doorbell is set.
     pub fn collect(&mut self, mut each: impl FnMut(Header, Vec<u8>)) -> Result<bool> {
         let mut garbage = None;

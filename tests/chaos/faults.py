@@ -110,7 +110,7 @@ class Injector:
         with _handle(pid) as process:
             if process is None:
                 return None
-            self._model.family_killed = True
+            self._model.family_killed = self._model.zygote_killed = True
             signal.pidfd_send_signal(process, signal.SIGKILL)
         return "zygote killed"
 
@@ -170,6 +170,7 @@ class Injector:
             self._pool.clear_workers()
             pid = self._zygote(rng)
             if pid is not None:
+                self._model.zygote_killed = True
                 self._kill_other(pid, "")
             time.sleep(rng.uniform(0.01, LONGEST_SECONDS))
         return "EAGAIN from process starts"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import signal
 import time
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -29,19 +30,26 @@ class Leftovers:
         deadline = time.monotonic() + GONE_SECONDS
         while left := self._left():
             if time.monotonic() > deadline:
+                self.end_orphans()
                 return [f"left behind: {left}"]
             gc.collect()
             time.sleep(0.005)
         return []
 
+    def end_orphans(self) -> int:
+        """Kill what tasks have started and nobody has killed; return how many there were."""
+        own = os.getsid(0)
+        found = [(pid, stat(pid)) for pid in _others()]
+        # Tasks give what they leave a session of its own, as daemons have.
+        orphans = [pid for pid, it in found if it and it.session != own and it.state != "Z"]
+        for pid in orphans:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return len(orphans)
+
     def _left(self) -> list[str]:
         left = [f"thread {name}" for name in threads_of_pools()]
-        # A fork server or resource tracker that was killed was replaced by another.
-        stay = {
-            _launch._fork_server()._forkserver_pid,
-            resource_tracker._resource_tracker._pid,  # type: ignore[attr-defined]
-        }
-        for pid in tree(os.getpid()) - stay:
+        for pid in _others():
             found = stat(pid)
             if found is not None and not _reap(pid, found):
                 left.append(f"process {pid} {found}: {command_line(pid)}")
@@ -49,6 +57,16 @@ class Leftovers:
         left += [f"{count} descriptors of {what}" for what, count in more.items()]
         left += [f"shared memory {name}" for name in _shared_memory() - self._shared_memory]
         return left
+
+
+def _others() -> set[int]:
+    """Return the processes below this one, but for those that stay."""
+    # A fork server or resource tracker that was killed was replaced by another.
+    stay = {
+        _launch._fork_server()._forkserver_pid,
+        resource_tracker._resource_tracker._pid,  # type: ignore[attr-defined]
+    }
+    return tree(os.getpid()) - stay
 
 
 def _reap(pid: int, found: Stat) -> bool:

@@ -46,6 +46,7 @@ class Model:
     # A process other than a worker was killed, or starts were made to fail: whom that hits is open.
     family_killed: bool = False
     starved: bool = False
+    zygote_killed: bool = False
     closed: bool = False
     most_workers: int = 0
     # Tasks that were submitted without being entered.

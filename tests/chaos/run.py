@@ -148,6 +148,9 @@ def run(seed: int, tasks: int, method: str, directory: Path) -> Result:
     problems += model.problems(pool.get_statistics())
     ends = model.ends()
     model.entries.clear()
+    if model.zygote_killed:
+        # With it went who would have found what a worker leaves behind that is killed next.
+        meddler.counts["orphans of workers without a zygote"] += leftovers.end_orphans()
     problems += leftovers.check()
     return Result(
         seed=seed,

@@ -89,3 +89,16 @@ def soak(
             text = f"seed {seed} {result['method']}: {result['tasks']} tasks"
             print(f"{text}, {sum(result['faults'].values())} faults", flush=True)
     return totals
+
+
+def decisions(seed: int, tasks: int) -> str:
+    """Return what a seed decides, as text."""
+    code = (
+        "from tests.chaos import run, work; import random;"
+        f"print(run.Plan.draw({seed}));"
+        f"rng = random.Random('{seed} submitter 0');"
+        f"print([work.draw(rng, number, 'log').kind for number in range({tasks})])"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout
