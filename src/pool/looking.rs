@@ -187,6 +187,8 @@ impl<B> Pool<B> {
         if next_sample <= now {
             let limit_bytes = head.limits.memory_limit_bytes;
             step.act(Action::Sample { worker: id, seq: head.seq, limit_bytes });
+            // Where a task has scribbled over the page, its result may lie there untold.
+            step.act(Action::Collect(id));
             next_sample =
                 now + if limit_bytes.is_some() { LIMIT_INTERVAL } else { REPORT_INTERVAL };
         } else if head.limits.memory_limit_bytes.is_none() {
