@@ -129,6 +129,8 @@ class Threads:
         self._method = method
         self._completer: Completer | None = None
         self._threads: list[threading.Thread] = []
+        # Whose thread has not ended.
+        self._going = {"completer", "launcher"}
         self._zygotes: dict[int, Any] = {}
         self._close: Callable[[], None] | None = None
         self._first_starts = _FirstStarts(workers)
@@ -176,9 +178,20 @@ class Threads:
         try:
             completer.run(self._on_worker_up, self._on_worker_down)
         finally:
+            self._ended("completer")
+
+    def _ended(self, name: str) -> None:
+        self._going.discard(name)
+        if not self._going:
             _exit.discard(self)
 
     def _launch(self, launcher: Launcher) -> None:
+        try:
+            self._serve(launcher)
+        finally:
+            self._ended("launcher")
+
+    def _serve(self, launcher: Launcher) -> None:
         while (job := launcher.next()) is not None:
             number, control = job
             if control is None:

@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import stat
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -89,6 +90,8 @@ def run_zygote(control: Descriptor, spec: Spec, inherited: Sequence[int]) -> Non
     close_all(inherited)
     if multiprocessing.get_start_method() == "fork":
         _forget_imports_under_way()
+    else:
+        _close_pipes_on_exec()
     # What is there now stays for ever, in pages that all workers share.
     gc.freeze()
     code = 1
@@ -100,6 +103,14 @@ def run_zygote(control: Descriptor, spec: Spec, inherited: Sequence[int]) -> Non
     finally:
         flush_streams()
         os._exit(code)
+
+
+def _close_pipes_on_exec() -> None:
+    """Keep programs that tasks start from getting the pipes that multiprocessing has passed on."""
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            if int(name) > 2 and stat.S_ISFIFO(os.fstat(int(name)).st_mode):
+                os.set_inheritable(int(name), False)
 
 
 def _forget_imports_under_way() -> None:
