@@ -98,6 +98,26 @@ def test_a_fork_that_fails_leaves_no_pipes(room: int) -> None:
         assert descriptors() == before
 
 
+def test_a_start_that_fails_leaves_no_pipes(
+    make_pool: MakePool, start_method: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = make_pool(mp_context=start_method)
+    pool.submit(tasks.nothing).result()
+    # Whatever room there is, it ends in the middle of something.
+    for room in range(1, 30, 3):
+        pid = pool.submit(tasks.getpid).result(20)
+        lowest = os.open("/dev/null", os.O_RDONLY)
+        os.close(lowest)
+        caplog.clear()
+        old = limit_descriptors(os.getpid(), lowest + room)
+        try:
+            os.kill(pid, signal.SIGKILL)
+            eventually(lambda: "is gone" in caplog.text)
+        finally:
+            resource.prlimit(os.getpid(), resource.RLIMIT_NOFILE, old)
+        assert pool.submit(tasks.add, 1, 1).result(20) == 2
+
+
 def test_a_fork_that_is_refused_leaves_no_pipes(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse() -> int:
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))

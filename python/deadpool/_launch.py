@@ -29,6 +29,9 @@ _logger = logging.getLogger("deadpool.launcher")
 # How long a zygote that was dismissed may take to end.
 _EXIT_SECONDS = 10.0
 
+# More descriptors than are taken by any start of a process, that of the fork server included.
+_START_DESCRIPTORS = 24
+
 # How often it is looked whether a zygote has ended, where it can't tell.
 _LOOK_SECONDS = 0.01
 
@@ -214,6 +217,7 @@ class Threads:
             self._try_to_reap(number)
 
     def _start_zygote(self, number: int, control: int, launcher: Launcher) -> int:
+        _check_descriptors(control)
         inherited: tuple[int, ...] = ()
         if self._method.name == "fork":
             inherited = tuple(fd for fd in launcher.descriptors() if fd != control)
@@ -257,6 +261,21 @@ class Threads:
             popen.kill()
         popen.wait()
         popen.close()
+
+
+def _check_descriptors(fd: int) -> None:
+    """See that there is room for what a start needs: multiprocessing leaks pipes where there is not.
+
+    :param fd: Any descriptor.
+    :raises OSError: If there is no room.
+    """
+    taken: list[int] = []
+    try:
+        for _ in range(_START_DESCRIPTORS):
+            taken.append(os.dup(fd))  # noqa: PERF401  # Those before one that fails must be closed.
+    finally:
+        for copy in taken:
+            os.close(copy)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import random
 import time
 from collections.abc import Callable
@@ -17,8 +18,8 @@ from .leftovers import Leftovers
 from .model import Model
 from .work import value
 
-# In how long everything must have ended once the faults are over. The longest task takes 0.4 s, and
-# starts are held back for 5 s at most.
+# In how long something must end once the faults are over. The longest task takes 0.4 s, and starts are
+# held back for 5 s at most.
 BOUNDED_SECONDS = 40.0
 
 # Tasks that a pool must do after the storm.
@@ -132,9 +133,10 @@ def run(seed: int, tasks: int, method: str, directory: Path) -> Result:
         # The storm goes on for as long as there is work.
         wait_until(lambda: not model.pending(), 5.0)
         stop(disturbers)
-    if not wait_until(lambda: not model.pending()):
+    if not wait_while_some_end(model):
         stuck = [f"{entry.number} ({entry.order.kind})" for entry in model.pending()]
         problems.append(f"tasks never ended: {stuck}; workers {pool.workers()}")
+        faulthandler.dump_traceback()
     if plan.early == 1 and not problems:
         problems += _does_it_work(pool, model, tasks)
         model.closed = True
@@ -188,6 +190,16 @@ def wait_until(condition: Callable[[], bool], seconds: float = BOUNDED_SECONDS) 
         if time.monotonic() > deadline:
             return False
         time.sleep(0.002)
+    return True
+
+
+def wait_while_some_end(model: Model) -> bool:
+    """Wait until all tasks have ended, as long as now and then one does. Return whether all have."""
+    pending = len(model.pending())
+    while pending:
+        if not wait_until(lambda before=pending: len(model.pending()) < before):  # type: ignore[misc]
+            return False
+        pending = len(model.pending())
     return True
 
 

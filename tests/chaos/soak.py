@@ -13,7 +13,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 # How long a run may take before it counts as stuck.
-STUCK_SECONDS = 180.0
+STUCK_SECONDS = 400.0
 
 
 class Totals:
