@@ -57,6 +57,12 @@ impl Backlog {
         self.len += 1;
     }
 
+    /// The next task, which stays.
+    pub fn first(&self) -> Option<TaskId> {
+        let (_, lane) = self.lanes.first_key_value()?;
+        lane.queue.front().map(|&(id, _)| id)
+    }
+
     /// Take the next task: the oldest of the highest priority.
     pub fn pop(&mut self) -> Option<TaskId> {
         let mut lane = self.lanes.first_entry()?;

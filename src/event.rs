@@ -154,6 +154,13 @@ pub enum Action<B> {
         /// The number of the task.
         seq: u32,
     },
+    /// Do so again if it was not raised, since the signal may have come at a moment when nobody looks.
+    InterruptAgain {
+        /// The worker.
+        worker: WorkerId,
+        /// The number of the task.
+        seq: u32,
+    },
     /// Send a signal to a worker's tree.
     Signal {
         /// The worker.

@@ -134,6 +134,11 @@ pub struct Decoder {
 }
 
 impl Decoder {
+    /// Whether a body has not come whole.
+    pub fn is_amid_body(&self) -> bool {
+        self.body.is_some()
+    }
+
     /// Take in `bytes` and hand each frame that is complete to `each`.
     ///
     /// # Errors

@@ -111,8 +111,10 @@ pub struct Worker {
     /// When it was seen that the first of the queue must have begun, where the worker did not come to
     /// writing down when it did.
     pub head_begun_by: Option<Time>,
-    /// Whether the soft timeout of the first of the queue was raised.
-    pub head_interrupted: bool,
+    /// How often the worker was told of the soft timeout of the first of the queue.
+    pub head_interrupts: u32,
+    /// When it is told of it the next time.
+    pub next_interrupt: Option<Time>,
     /// When the memory of the tree is looked at next.
     pub next_sample: Time,
     /// How many tasks may be with it at the same time.
@@ -123,6 +125,9 @@ pub struct Worker {
     pub idle_since: Time,
     /// It gets no more tasks and retires when it has none.
     pub draining: bool,
+    /// It was to be replaced while it was being started: once it is ready it runs one task, if one waits
+    /// that was not submitted after this one.
+    pub cleared_after: Option<TaskId>,
     /// It did not begin a task in time: it gets no other until it shows life, and has until then.
     pub suspect_until: Option<Time>,
     /// It stands in the queue of workers that have room.
@@ -139,12 +144,14 @@ impl Worker {
             next_seq: 1,
             head_since: now,
             head_begun_by: None,
-            head_interrupted: false,
+            head_interrupts: 0,
+            next_interrupt: None,
             next_sample: now,
             window: 1,
             tasks_done: 0,
             idle_since: now,
             draining: false,
+            cleared_after: None,
             suspect_until: None,
             listed: false,
         }

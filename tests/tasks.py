@@ -457,6 +457,30 @@ def clean_up_after(function: Callable[..., Any], *args: Any) -> str:
     return "ended by itself"
 
 
+def spin_and_read(seconds: float) -> None:
+    """Call the kernel at about the time of the soft timeout."""
+    reader, writer = os.pipe()
+    try:
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            pass
+        os.read(reader, 1)
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def count_soft_timeouts() -> int:
+    count = 0
+    end = time.monotonic() + 0.5
+    while time.monotonic() < end:
+        try:
+            time.sleep(max(0, end - time.monotonic()))
+        except deadpool.SoftTimeoutError:
+            count += 1
+    return count
+
+
 def ignore_soft_timeout(begun: Path) -> None:
     with contextlib.suppress(deadpool.SoftTimeoutError):
         time.sleep(3600)

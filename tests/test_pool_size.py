@@ -142,6 +142,28 @@ def test_clearing_lets_a_running_task_finish(
     await_death([pid], 5)
 
 
+def test_clearing_again_and_again_keeps_no_task_from_running(
+    make_pool: MakePool, start_method: str
+) -> None:
+    pool = make_pool(2, mp_context=start_method)
+    stopped = threading.Event()
+
+    def clear() -> None:
+        while not stopped.wait(0.001):
+            pool.clear_workers()
+
+    thread = threading.Thread(target=clear)
+    thread.start()
+    try:
+        futures = [pool.submit(tasks.add, 1, number) for number in range(10)]
+        assert [future.result(20) for future in futures] == list(range(1, 11))
+        # What replaces them is not started faster than it can be ready.
+        assert pool.get_statistics()["worker_processes_still_alive"] <= 8
+    finally:
+        stopped.set()
+        thread.join()
+
+
 def test_clearing_while_threads_submit(make_pool: MakePool) -> None:
     pool = make_pool(2)
     results: list[int] = []

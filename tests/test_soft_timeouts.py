@@ -59,6 +59,22 @@ def test_it_is_not_raised_after_the_task(pool: deadpool.Deadpool) -> None:
     assert len({future.pid for future in futures} - {None}) == 1
 
 
+def test_it_is_not_lost_just_before_a_system_call(pool_of_two: deadpool.Deadpool) -> None:
+    # The signal may come when Python has looked for signals and the call has not begun.
+    limits = {"deadpool_soft_timeout": 0.001, "deadpool_timeout": 10}
+    futures = [
+        pool_of_two.submit(tasks.spin_and_read, 0.001 + number % 50 * 0.000002, **limits)
+        for number in range(1500)
+    ]
+    errors = [future.exception(50) for future in futures]
+    assert {type(error) for error in errors} == {deadpool.SoftTimeoutError}
+
+
+def test_it_is_raised_once(pool: deadpool.Deadpool, begun: Path) -> None:
+    future = pool.submit(tasks.count_soft_timeouts, deadpool_soft_timeout=0.01)
+    assert future.result(20) == 1
+
+
 def test_it_counts_for_each_task_by_itself(pool: deadpool.Deadpool) -> None:
     futures = [pool.submit(tasks.sleep, 0.03, deadpool_soft_timeout=3) for _ in range(5)]
     assert all(future.result() for future in futures)

@@ -10,13 +10,14 @@ import os
 import select
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from multiprocessing import resource_tracker
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from types import SimpleNamespace
 
-from . import _exit, _worker
+from . import _exit, _fork, _worker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,6 +29,12 @@ _logger = logging.getLogger("deadpool.launcher")
 
 # How long a zygote that was dismissed may take to end.
 _EXIT_SECONDS = 10.0
+
+# More descriptors than are taken by any start of a process, that of the fork server included.
+_START_DESCRIPTORS = 24
+
+# How often it is looked whether a zygote has ended, where it can't tell.
+_LOOK_SECONDS = 0.01
 
 
 class StartMethod(SimpleNamespace):
@@ -126,6 +133,8 @@ class Threads:
         self._method = method
         self._completer: Completer | None = None
         self._threads: list[threading.Thread] = []
+        # Whose thread has not ended.
+        self._going = {"completer", "launcher"}
         self._zygotes: dict[int, Any] = {}
         self._close: Callable[[], None] | None = None
         self._first_starts = _FirstStarts(workers)
@@ -173,13 +182,24 @@ class Threads:
         try:
             completer.run(self._on_worker_up, self._on_worker_down)
         finally:
+            self._ended("completer")
+
+    def _ended(self, name: str) -> None:
+        self._going.discard(name)
+        if not self._going:
             _exit.discard(self)
 
     def _launch(self, launcher: Launcher) -> None:
+        try:
+            self._serve(launcher)
+        finally:
+            self._ended("launcher")
+
+    def _serve(self, launcher: Launcher) -> None:
         while (job := launcher.next()) is not None:
             number, control = job
             if control is None:
-                self._reap(number)
+                self._try_to_reap(number)
                 continue
             try:
                 pid = self._start_zygote(number, control, launcher)
@@ -195,9 +215,10 @@ class Threads:
                 os.close(control)
         self._first_starts.give_up()
         for number in list(self._zygotes):
-            self._reap(number)
+            self._try_to_reap(number)
 
     def _start_zygote(self, number: int, control: int, launcher: Launcher) -> int:
+        _check_descriptors(control)
         inherited: tuple[int, ...] = ()
         if self._method.name == "fork":
             inherited = tuple(fd for fd in launcher.descriptors() if fd != control)
@@ -212,7 +233,8 @@ class Threads:
         # Not by start(): then multiprocessing would list it among the children of the user, and
         # wait for it at exit. It ends when the supervisor or this process does.
         with _without_interrupts(self._method):
-            popen = process._Popen(process)  # type: ignore[attr-defined]
+            make: Any = process._Popen  # type: ignore[attr-defined]
+            popen = (_fork.Popen if self._method.name == "fork" else make)(process)
         self._zygotes[number] = popen
         pid: int = popen.pid
         return pid
@@ -224,6 +246,13 @@ class Threads:
         # Not by its sentinel, a pipe that children which were forked meanwhile hold open as well.
         return _is_gone(popen.pid, _EXIT_SECONDS)
 
+    def _try_to_reap(self, number: int) -> None:
+        try:
+            self._reap(number)
+        except Exception:
+            # Without this thread no worker could ever be started again.
+            _logger.warning("a zygote could not be waited for", exc_info=True)
+
     def _reap(self, number: int) -> None:
         popen = self._zygotes.pop(number, None)
         if popen is None:
@@ -233,6 +262,21 @@ class Threads:
             popen.kill()
         popen.wait()
         popen.close()
+
+
+def _check_descriptors(fd: int) -> None:
+    """See that there is room for what a start needs: multiprocessing leaks pipes where there is not.
+
+    :param fd: Any descriptor.
+    :raises OSError: If there is no room.
+    """
+    taken: list[int] = []
+    try:
+        for _ in range(_START_DESCRIPTORS):
+            taken.append(os.dup(fd))  # noqa: PERF401  # Those before one that fails must be closed.
+    finally:
+        for copy in taken:
+            os.close(copy)
 
 
 @contextlib.contextmanager
@@ -257,12 +301,28 @@ def _is_gone(pid: int, timeout: float) -> bool:
         process = os.pidfd_open(pid)
     except ProcessLookupError:
         return True  # Somebody has waited for all children there are.
+    except OSError:
+        return _is_seen_to_go(pid, timeout)  # There are no descriptors left.
     try:
         poll = select.poll()
         poll.register(process, select.POLLIN)
         return bool(poll.poll(timeout * 1000))
     finally:
         os.close(process)
+
+
+def _is_seen_to_go(pid: int, timeout: float) -> bool:
+    """Look for the end of a child now and then; return whether it came."""
+    deadline = time.monotonic() + timeout
+    options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    try:
+        while os.waitid(os.P_PID, pid, options) is None:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_LOOK_SECONDS)
+    except ChildProcessError:
+        pass
+    return True
 
 
 def _fork_server() -> Any:

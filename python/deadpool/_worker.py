@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import stat
 import sys
 import warnings
 from multiprocessing import process as mp_process
@@ -18,7 +19,7 @@ from multiprocessing import reduction
 from multiprocessing import util as mp_util
 from types import SimpleNamespace
 
-from . import _core
+from . import _core, _fork
 from ._exceptions import SoftTimeoutError
 
 TYPE_CHECKING = False
@@ -95,6 +96,8 @@ def run_zygote(control: Descriptor, spec: Spec, inherited: Sequence[int]) -> Non
     close_all(inherited)
     if multiprocessing.get_start_method() == "fork":
         _forget_imports_under_way()
+    else:
+        _close_pipes_on_exec()
     # What is there now stays for ever, in pages that all workers share.
     gc.freeze()
     code = 1
@@ -106,6 +109,14 @@ def run_zygote(control: Descriptor, spec: Spec, inherited: Sequence[int]) -> Non
     finally:
         flush_streams()
         os._exit(code)
+
+
+def _close_pipes_on_exec() -> None:
+    """Keep programs that tasks start from getting the pipes that multiprocessing has passed on."""
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208  # Each worker would import pathlib.
+        with contextlib.suppress(OSError):
+            if int(name) > 2 and stat.S_ISFIFO(os.fstat(int(name)).st_mode):
+                os.set_inheritable(int(name), False)
 
 
 def _forget_imports_under_way() -> None:
@@ -136,7 +147,7 @@ def _fork_worker(spec: Spec, worker: int, fds: list[int], inherited: list[int]) 
         # A zygote has one thread, unless the main module has started others while it was imported.
         warnings.filterwarnings("ignore", ".*fork.*", DeprecationWarning)
         # Not by start(), which would look at all other workers first.
-        popen = process._Popen(process)
+        popen = _fork.Popen(process)
     return int(popen.pid)
 
 
@@ -207,7 +218,7 @@ def _finalize(spec: Spec) -> None:
 
 
 def _raise_soft_timeout(worker: _core.Worker, _signal: int, _frame: FrameType | None) -> None:
-    if worker.is_interrupted():
+    if worker.take_interrupt():
         raise soft_timeout_error("the task ran longer than its soft timeout")
 
 

@@ -12,6 +12,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustc_hash::FxHashMap;
 
 use crate::error::{Error, Result};
+use crate::sys::limits::MoreDescriptors;
 use crate::sys::pidfd::PidFd;
 use crate::sys::{packet, prctl, process_tree, socket, wait};
 
@@ -115,7 +116,11 @@ impl Zygote {
     /// Do what the supervisor asks. Returns whether there may be more to do.
     fn obey(&mut self, forker: &mut impl Forker) -> Result<bool> {
         let mut bytes = [0; packet::MAX_BYTES];
-        let Some((count, fds)) = socket::recv_with_fds(self.control.as_fd(), &mut bytes)? else {
+        // Not to get them all would be the end of every worker.
+        let more = MoreDescriptors::allow();
+        let received = socket::recv_with_fds(self.control.as_fd(), &mut bytes);
+        drop(more);
+        let Some((count, fds)) = received? else {
             return Ok(true);
         };
         if count == 0 {
@@ -138,7 +143,10 @@ impl Zygote {
             Ok(pid) => {
                 self.workers.insert(pid, worker);
                 // It is a child that has not been waited for, so its pid means it and nobody else.
-                let pidfd = PidFd::open(pid)?;
+                let more = MoreDescriptors::allow();
+                let pidfd = PidFd::open(pid);
+                drop(more);
+                let pidfd = pidfd?;
                 self.report(&Report::Forked { worker, pid }, &[pidfd.as_fd()])
             }
             Err(reason) => self.report(&Report::ForkFailed { worker, reason }, &[]),
@@ -155,11 +163,14 @@ impl Zygote {
             self.strangers.retain(|&stranger| stranger != pid);
         }
         let spared: Vec<u32> = self.workers.keys().chain(&self.strangers).copied().collect();
+        let _more = MoreDescriptors::allow();
         process_tree::kill_children_of_self(&spared);
         Ok(())
     }
 
     fn sweep_up(&self) {
+        // Whoever could not be found would be left behind.
+        let _more = MoreDescriptors::allow();
         for _ in 0..LAST_ROUNDS {
             process_tree::kill_children_of_self(&self.strangers);
             let mut fds = [PollFd::new(self.children.as_fd(), PollFlags::POLLIN)];

@@ -11,6 +11,7 @@ use super::{Pool, Record, Step};
 impl<B> Pool<B> {
     pub(super) fn submit(&mut self, spec: TaskSpec, baggage: B, step: &mut Step<'_, B>) {
         self.counters.tasks_received += 1;
+        self.newest = self.newest.max(spec.id);
         let record =
             Record { spec, baggage, place: None, deaths: 0, launched: false, watched: false };
         self.tasks.insert(spec.id, record);
@@ -61,7 +62,7 @@ impl<B> Pool<B> {
         None
     }
 
-    fn send(&mut self, task: TaskId, id: WorkerId, step: &mut Step<'_, B>) {
+    pub(super) fn send(&mut self, task: TaskId, id: WorkerId, step: &mut Step<'_, B>) {
         let Some(record) = self.tasks.get_mut(&task) else {
             return;
         };

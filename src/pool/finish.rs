@@ -143,7 +143,8 @@ impl<B> Pool<B> {
         let Some(first_look) = self.update(id, |worker| {
             worker.head_since = since;
             worker.head_begun_by = None;
-            worker.head_interrupted = false;
+            worker.head_interrupts = 0;
+            worker.next_interrupt = None;
             worker.next_sample = since + super::looking::FIRST_SAMPLE;
             worker.first_look()
         }) else {

@@ -39,8 +39,23 @@ impl<B> Pool<B> {
     }
 
     pub(super) fn ready(&mut self, id: WorkerId, step: &mut Step<'_, B>) {
-        if self.is_starting(id) {
-            self.update(id, |worker| worker.phase = Phase::Ready);
+        if !self.is_starting(id) {
+            return;
+        }
+        let cleared_after = self.update(id, |worker| {
+            worker.phase = Phase::Ready;
+            worker.draining |= worker.cleared_after.is_some();
+            worker.cleared_after
+        });
+        if let Some(newest) = cleared_after.flatten()
+            && self.census.busy < self.config.max_workers
+            && self.backlog.first().is_some_and(|first| first <= newest)
+            && let Some(task) = self.backlog.pop()
+        {
+            // Were all workers replaced faster than they start, nothing would ever run otherwise.
+            self.update(id, |worker| worker.idle_since = step.now);
+            self.send(task, id, step);
+        } else {
             self.became_idle(id, step);
         }
     }
@@ -161,16 +176,25 @@ impl<B> Pool<B> {
     pub(super) fn clear_workers(&mut self, step: &mut Step<'_, B>) {
         let mut ids: Vec<WorkerId> = self.workers.keys().copied().collect();
         ids.sort_unstable();
+        let leaving = |worker: &&Worker| worker.draining && worker.cleared_after.is_some();
+        let mut leaving = self.workers.values().filter(leaving).count();
         for id in ids {
-            self.clear_worker(id, step);
+            self.clear_worker(id, &mut leaving, step);
         }
     }
 
-    fn clear_worker(&mut self, id: WorkerId, step: &mut Step<'_, B>) {
+    fn clear_worker(&mut self, id: WorkerId, leaving: &mut usize, step: &mut Step<'_, B>) {
         let worker = &self.workers[&id];
         match worker.phase {
             Phase::Starting { .. } => {
-                self.update(id, |worker| worker.draining = true);
+                // Its successor is started now, or when it is ready where too many start already.
+                let now = !worker.draining && *leaving < self.config.max_workers;
+                *leaving += usize::from(now);
+                let newest = self.newest;
+                self.update(id, |worker| {
+                    worker.draining |= now;
+                    worker.cleared_after = Some(newest);
+                });
             }
             Phase::Ready => {
                 self.leave_idle(id);

@@ -29,6 +29,13 @@ const SUCCESSOR_INTERVAL: Duration = Duration::from_millis(10);
 pub(super) const FIRST_SAMPLE: Duration = Duration::from_millis(10);
 const LIMIT_INTERVAL: Duration = Duration::from_millis(20);
 
+/// After how long a worker is told once more of a soft timeout, at first; then it doubles. A signal that
+/// comes between Python's last look for signals and a system call that blocks is not seen.
+const INTERRUPT_AGAIN: Duration = Duration::from_millis(20);
+
+/// How often it is told at most.
+const INTERRUPTS: u32 = 6;
+
 /// Between looks at the memory of a task without a limit, for the report on its worker's death.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -175,19 +182,13 @@ impl<B> Pool<B> {
         let worker = &self.workers[&id];
         let mut next = [head.limits.timeout.map(|timeout| began + timeout), None, None];
         let has_more = worker.queue.len() > 1;
-        let mut interrupted = worker.head_interrupted;
         let mut next_sample = worker.next_sample;
-        if let Some(soft) = head.limits.soft_timeout.filter(|_| !interrupted) {
-            if began + soft <= now {
-                step.act(Action::Interrupt { worker: id, seq: head.seq });
-                interrupted = true;
-            } else {
-                next[1] = Some(began + soft);
-            }
-        }
+        next[1] = self.interrupt(id, head, began, step);
         if next_sample <= now {
             let limit_bytes = head.limits.memory_limit_bytes;
             step.act(Action::Sample { worker: id, seq: head.seq, limit_bytes });
+            // Where a task has scribbled over the page, its result may lie there untold.
+            step.act(Action::Collect(id));
             next_sample =
                 now + if limit_bytes.is_some() { LIMIT_INTERVAL } else { REPORT_INTERVAL };
         } else if head.limits.memory_limit_bytes.is_none() {
@@ -204,11 +205,41 @@ impl<B> Pool<B> {
             }
         }
         self.update(id, |worker| {
-            worker.head_interrupted = interrupted;
             worker.next_sample = next_sample;
         });
         let at = next.into_iter().flatten().fold(next_sample, Time::min);
         self.timers.arm(Wake::Worker(id), at.max(now));
+    }
+
+    /// Have the soft timeout raised if it is due. Returns when to look again.
+    fn interrupt(
+        &mut self,
+        id: WorkerId,
+        head: Sent,
+        began: Time,
+        step: &mut Step<'_, B>,
+    ) -> Option<Time> {
+        let soft_timeout = head.limits.soft_timeout?;
+        let (seq, now) = (head.seq, step.now);
+        let told = self.workers.get(&id)?.head_interrupts;
+        let due = self.workers.get(&id)?.next_interrupt.unwrap_or(began + soft_timeout);
+        if told >= INTERRUPTS {
+            return None;
+        }
+        if due > now {
+            return Some(due);
+        }
+        step.act(if told == 0 {
+            Action::Interrupt { worker: id, seq }
+        } else {
+            Action::InterruptAgain { worker: id, seq }
+        });
+        let again = now + INTERRUPT_AGAIN * (1 << told);
+        self.update(id, |worker| {
+            worker.head_interrupts += 1;
+            worker.next_interrupt = Some(again);
+        });
+        (told + 1 < INTERRUPTS).then_some(again)
     }
 
     fn tell_begun(&mut self, id: WorkerId, head: Sent, step: &mut Step<'_, B>) {

@@ -55,6 +55,8 @@ pub struct Pool<B> {
     roomy: VecDeque<WorkerId>,
     census: Census,
     counters: Statistics,
+    // The task that was submitted last.
+    newest: TaskId,
     next_worker: u64,
     backoff: Backoff,
     shutdown: Option<Shutdown>,
@@ -104,6 +106,7 @@ impl<B> Pool<B> {
             roomy: VecDeque::new(),
             census: Census::default(),
             counters: Statistics::default(),
+            newest: TaskId::from(0),
             next_worker: 1,
             backoff: Backoff::default(),
             shutdown: None,

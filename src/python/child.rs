@@ -149,9 +149,12 @@ impl Worker {
     }
 
     /// Whether the soft timeout of the task that runs now is to be raised; for a signal handler.
-    fn is_interrupted(&self) -> bool {
+    ///
+    /// True once for each task: its signal is sent again where it may not have been seen.
+    fn take_interrupt(&self) -> bool {
         let running = self.running.load(Ordering::Acquire).checked_sub(1);
-        running.is_some() && running == self.page.soft_interrupt().map(u64::from)
+        let seq = running.and_then(|seq| u32::try_from(seq).ok());
+        seq.is_some_and(|seq| self.page.take_soft_interrupt(seq))
     }
 
     /// Wait for the environment and apply it with `apply(pickled)`. **Blocks.**
@@ -229,7 +232,7 @@ impl PythonInterpreter<'_, '_> {
         // The call's own reference would keep the arguments alive through the pickling of the result.
         drop(call);
         self.worker.running.store(u64::from(seq) + 1, Ordering::SeqCst);
-        if self.worker.is_interrupted() {
+        if self.worker.page.soft_interrupt() == Some(seq) {
             // The soft timeout came while the call was unpickled, when its handler did nothing.
             // SAFETY: the call takes no pointer; Python's handler is installed.
             unsafe { libc::raise(soft_timeout_signal()) };

@@ -196,6 +196,11 @@ impl Remote {
         }
     }
 
+    /// Whether the worker has sent a part of a frame. One that has no task is not at it any more.
+    pub fn is_amid_frame(&self) -> bool {
+        self.decoder.is_amid_body()
+    }
+
     /// Read what the ring has. Returns whether it was empty in the end and the doorbell is set.
     pub fn collect(&mut self, mut each: impl FnMut(Header, Payload)) -> Result<bool> {
         let mut garbage = None;
@@ -243,7 +248,12 @@ impl Remote {
     /// Raise the soft timeout of a task.
     pub fn interrupt(&self, seq: u32) {
         self.page.soft_interrupt(seq);
-        if let Some(process) = &self.process {
+        self.interrupt_again(seq);
+    }
+
+    /// Remind the worker of a soft timeout that it has not raised.
+    pub fn interrupt_again(&self, seq: u32) {
+        if let Some(process) = self.process.as_ref().filter(|_| self.page.is_interrupting(seq)) {
             // That it is gone will be told by its pidfd.
             let _ = process.pidfd.signal(soft_timeout_signal());
         }

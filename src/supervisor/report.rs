@@ -14,24 +14,45 @@ pub(super) fn pool_failed(reason: &str) -> Outcome {
 /// Tells the kernel's out-of-memory kills from others.
 #[derive(Debug)]
 pub(super) struct OomVerdict {
+    ours: Counter,
+    machine: Counter,
+}
+
+#[derive(Debug)]
+struct Counter {
     watch: OomWatch,
     seen: Option<u64>,
 }
 
+impl Counter {
+    fn new(watch: OomWatch) -> Self {
+        Self { seen: watch.count(), watch }
+    }
+
+    /// Whether it went up since this was asked last.
+    fn has_moved(&mut self) -> Option<bool> {
+        let count = self.watch.count()?;
+        let before = self.seen.replace(count)?;
+        Some(count > before)
+    }
+}
+
 impl OomVerdict {
     pub fn new() -> Self {
-        let watch = OomWatch::of_process(std::process::id());
-        let seen = watch.count();
-        Self { watch, seen }
+        let ours = Counter::new(OomWatch::of_process(std::process::id()));
+        Self { ours, machine: Counter::new(OomWatch::of_machine()) }
     }
 
     /// Whether the kernel killed a process that was not killed by us and ended so.
     fn judge(&mut self, exit: ExitStatus) -> Option<bool> {
         match exit {
             ExitStatus::Signal(libc::SIGKILL) => {
-                let count = self.watch.count()?;
-                let before = self.seen.replace(count)?;
-                Some(count > before)
+                match (self.ours.has_moved()?, self.machine.has_moved()) {
+                    (true, _) => Some(true),
+                    // The task may have moved to a cgroup of its own, or it was somebody else.
+                    (false, Some(true)) => None,
+                    (false, _) => Some(false),
+                }
             }
             ExitStatus::Unknown => None,
             _ => Some(false),

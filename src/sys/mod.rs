@@ -21,6 +21,7 @@ pub mod claim;
 pub mod clock;
 pub mod fork_guard;
 pub mod futex;
+pub mod limits;
 pub mod malloc;
 pub mod mapping;
 pub mod memfd;

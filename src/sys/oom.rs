@@ -40,6 +40,13 @@ impl OomWatch {
         Self { counter }
     }
 
+    /// Watches the whole machine.
+    ///
+    /// Doesn't block.
+    pub fn of_machine() -> Self {
+        Self { counter: File::open("/proc/vmstat").ok() }
+    }
+
     /// How many processes were killed for memory so far; `None` where that can't be known.
     ///
     /// Doesn't block.

@@ -42,7 +42,8 @@ const STACK_BYTES: usize = 60 * 1024;
 struct Header {
     claims: [Claim; MAX_WINDOW as usize],
     ring: Cursors,
-    /// Written by the supervisor: the task to be interrupted, plus [`SOFT_INTERRUPT`]; or zero.
+    /// Written by the supervisor: the task to be interrupted, plus [`SOFT_INTERRUPT`]; zero for none,
+    /// and once the worker has seen to it.
     soft_interrupt: AtomicU64,
     /// The rest is written by the worker. Its resident memory when it last looked, or zero.
     rss_bytes: AtomicU64,
@@ -172,6 +173,12 @@ impl PageOwner {
         self.page.header().soft_interrupt.store(word, Ordering::Release);
     }
 
+    /// Whether the worker has not seen yet that it is to interrupt this task.
+    pub fn is_interrupting(&self, seq: u32) -> bool {
+        let word = self.page.header().soft_interrupt.load(Ordering::Acquire);
+        word == SOFT_INTERRUPT | u64::from(seq)
+    }
+
     /// The stack dumps written since the last [`clear_stack`](Self::clear_stack), or "".
     pub fn stack_text(&self) -> String {
         let mut text = Vec::new();
@@ -273,6 +280,15 @@ impl PageUser {
     pub fn soft_interrupt(&self) -> Option<u32> {
         let word = self.page.header().soft_interrupt.load(Ordering::Acquire);
         word.checked_sub(SOFT_INTERRUPT).and_then(|seq| u32::try_from(seq).ok())
+    }
+
+    /// Whether this task is to be interrupted; true once only, however often it was asked for.
+    ///
+    /// Async-signal-safe.
+    pub fn take_soft_interrupt(&self, seq: u32) -> bool {
+        let word = SOFT_INTERRUPT | u64::from(seq);
+        let place = &self.page.header().soft_interrupt;
+        place.compare_exchange(word, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
     /// Where stack dumps are to be written, by `write(2)`, each following the one before.
@@ -397,6 +413,11 @@ mod tests {
         assert_eq!(user.soft_interrupt(), Some(0));
         owner.soft_interrupt(u32::MAX);
         assert_eq!(user.soft_interrupt(), Some(u32::MAX));
+        assert!(owner.is_interrupting(u32::MAX));
+        assert!(!user.take_soft_interrupt(0));
+        assert!(user.take_soft_interrupt(u32::MAX));
+        assert!(!user.take_soft_interrupt(u32::MAX));
+        assert!(!owner.is_interrupting(u32::MAX));
     }
 
     #[test]

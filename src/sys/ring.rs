@@ -68,7 +68,8 @@ impl<'a> Ring<'a> {
 
     /// The producer's: takes the doorbell, if it is set.
     pub(super) fn take_doorbell(self) -> bool {
-        self.cursors.doorbell.0.swap(0, Ordering::AcqRel) == 1
+        // Anything but zero counts: one ring too many is better than none after a scribble.
+        self.cursors.doorbell.0.swap(0, Ordering::AcqRel) != 0
     }
 }
 

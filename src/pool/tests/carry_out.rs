@@ -60,6 +60,10 @@ impl Sim {
                 assert!(self.soft.insert((worker, seq)), "a soft timeout is raised twice");
                 Did::Interrupt(worker)
             }
+            Action::InterruptAgain { worker, seq } => {
+                assert!(self.soft.contains(&(worker, seq)), "it was not raised before");
+                Did::InterruptAgain(worker)
+            }
             Action::Signal { worker, signal } => {
                 self.world.process(worker);
                 Did::Signal(worker, signal)

@@ -43,6 +43,7 @@ pub enum Did {
     CaptureStack(WorkerId),
     RunExitHandlers(WorkerId),
     Interrupt(WorkerId),
+    InterruptAgain(WorkerId),
     Signal(WorkerId, i32),
     Kill(WorkerId),
     Collect(WorkerId),

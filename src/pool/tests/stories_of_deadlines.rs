@@ -191,6 +191,9 @@ fn a_soft_timeout_is_raised_once() {
     sim.pass(ms(400));
     assert_eq!(sim.began_at(Did::Interrupt(w(1))), Some(began + ms(20)));
     assert_eq!(sim.count(|did| did == Did::Interrupt(w(1))), 1);
+    // The worker is reminded a few times, less and less often.
+    let again = sim.count(|did| did == Did::InterruptAgain(w(1)));
+    assert!((3..6).contains(&again), "{again}");
 }
 
 #[test]

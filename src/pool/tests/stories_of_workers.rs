@@ -313,6 +313,58 @@ fn clearing_replaces_workers_that_are_only_just_starting() {
 }
 
 #[test]
+fn clearing_faster_than_workers_start_starts_no_more_and_more() {
+    let mut sim = Sim::new(of_size(2, 2));
+    for _ in 0..50 {
+        sim.feed(Event::ClearWorkers);
+    }
+    assert!(sim.starts() <= 4);
+    sim.settle(Manners::Good);
+    assert_eq!(sim.alive().len(), 2);
+    assert!(sim.alive().iter().all(|&id| id > w(2)));
+    sim.check_at_rest();
+}
+
+#[test]
+fn clearing_before_every_start_is_over_lets_work_go_on() {
+    let mut sim = Sim::new(of_size(1, 1));
+    let tasks: Vec<_> = (0..5).map(|_| sim.submit_plain()).collect();
+    for _ in 0..200 {
+        sim.feed(Event::ClearWorkers);
+        if let Some(&id) = sim.alive().iter().find(|&&id| !sim.world.processes[&id].ready) {
+            if !sim.world.processes[&id].forked {
+                sim.fork(id);
+            }
+            sim.boot(id);
+        }
+        for id in sim.alive() {
+            if tasks.iter().any(|&task| sim.place_of(task) == Some(id)) {
+                sim.begin(id);
+                sim.finish(id);
+            }
+        }
+        for id in sim.alive() {
+            if sim.world.processes[&id].retiring {
+                sim.reap(id);
+            }
+        }
+    }
+    assert!(tasks.iter().all(|&task| sim.end_of(task) == Some(End::Returned)));
+}
+
+#[test]
+fn a_cleared_worker_runs_nothing_that_was_submitted_later() {
+    let mut sim = Sim::new(of_size(1, 1));
+    sim.feed(Event::ClearWorkers);
+    let task = sim.submit_plain();
+    sim.boot(w(1));
+    assert_eq!(sim.place_of(task), None);
+    assert!(sim.has_done(Did::Retire(w(1))));
+    sim.settle(Manners::Good);
+    assert_eq!(sim.end_of(task), Some(End::Returned));
+}
+
+#[test]
 fn a_ready_worker_counts_beside_a_cleared_one_that_still_starts() {
     let mut sim = Sim::new(of_size(1, 1));
     sim.feed(Event::ClearWorkers);

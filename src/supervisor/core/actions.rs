@@ -37,6 +37,9 @@ impl<S: Send + Sync + 'static> Core<S> {
                 self.with_remote(id, |remote| remote.run_exit_handlers());
             }
             Action::Interrupt { worker, seq } => self.interrupt(worker, seq),
+            Action::InterruptAgain { worker, seq } => {
+                self.with_remote(worker, |remote| remote.interrupt_again(seq));
+            }
             Action::Signal { worker, signal } => {
                 self.with_remote(worker, |remote| remote.signal(signal));
             }
@@ -68,7 +71,14 @@ impl<S: Send + Sync + 'static> Core<S> {
         if let Some(environ) = &self.environ {
             remote.update_environ(environ);
         }
+        let amid_frame = remote.is_amid_frame();
         self.with_remote(id, |remote| remote.send_task(seq, &payload));
+        if amid_frame && self.pool.workers().any(|(it, worker)| it == id && worker.queue.len() == 1)
+        {
+            // A task has written to the connection; what this one answers would be taken for the rest.
+            let reason = "it began a frame and did not finish it".to_owned();
+            self.events.push_back(Event::Condemned { worker: id, reason });
+        }
     }
 
     pub(super) fn tell_begun(&mut self, task: TaskId, worker: WorkerId) {

@@ -31,7 +31,12 @@ impl<S: Send + Sync + 'static> Core<S> {
             Some(zygote) => zygote,
             None => self.launch_zygote()?,
         };
-        let (mut remote, ends) = Remote::new(zygote_id)?;
+        let (mut remote, ends) = Remote::new(zygote_id).inspect_err(|error| {
+            if self.zygote_each {
+                // It has nothing to do, and nobody would ever dismiss it.
+                self.zygote_gone(zygote_id, &error.to_string());
+            }
+        })?;
         if let Some(environ) = &self.environ {
             remote.update_environ(environ);
         }

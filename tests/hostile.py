@@ -1,0 +1,206 @@
+"""Tasks that do to their process what no task should."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+# As many bytes as no frame begins with.
+GARBAGE = b"\xff\x00garbage" * 100
+
+
+class OwnBaseError(BaseException):
+    pass
+
+
+def close_everything() -> str:
+    os.closerange(0, 4096)
+    return "closed"
+
+
+def write_garbage_everywhere() -> str:
+    for fd in range(3, 256):
+        with contextlib.suppress(OSError):
+            os.set_blocking(fd, False)
+            os.write(fd, GARBAGE)
+    return "written"
+
+
+def scribble_over_shared_memory() -> str:
+    """Fill every memfd and every shared mapping's file with ones."""
+    for entry in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            if "memfd:" in str(entry.readlink()):
+                fd = int(entry.name)
+                os.pwrite(fd, b"\xff" * os.fstat(fd).st_size, 0)
+    return "scribbled"
+
+
+def point_descriptors_elsewhere() -> str:
+    """Put something else in the place of each descriptor."""
+    null = os.open("/dev/null", os.O_RDWR)
+    for fd in range(3, 256):
+        if fd != null:
+            with contextlib.suppress(OSError):
+                os.fstat(fd)
+                os.dup2(null, fd)
+    return "replaced"
+
+
+def shut_sockets_down() -> str:
+    for fd in range(3, 256):
+        with contextlib.suppress(OSError):
+            found = socket.socket(fileno=os.dup(fd))
+            found.shutdown(socket.SHUT_RDWR)
+            found.close()
+    return "shut down"
+
+
+def make_everything_blocking() -> str:
+    for fd in range(256):
+        with contextlib.suppress(OSError):
+            os.set_blocking(fd, not os.get_blocking(fd))
+    return "toggled"
+
+
+def leave_threads() -> str:
+    for _ in range(20):
+        threading.Thread(target=time.sleep, args=(3600,)).start()
+    threading.Thread(target=_spin, daemon=True).start()
+    return "left"
+
+
+def _spin() -> None:
+    while True:
+        pass
+
+
+def block_all_signals() -> str:
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    return "blocked"
+
+
+def replace_signal_handlers() -> str:
+    for number in signal.valid_signals():
+        with contextlib.suppress(OSError, ValueError):
+            signal.signal(number, signal.SIG_IGN)
+    return "replaced"
+
+
+def become_session_leader() -> str:
+    with contextlib.suppress(PermissionError):
+        os.setsid()
+    return "leads"
+
+
+def move_away() -> str:
+    os.chdir("/")
+    os.umask(0o777)
+    return "moved"
+
+
+def lower_limits() -> str:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    return "lowered"
+
+
+def forget_modules() -> str:
+    for name in list(sys.modules):
+        if name not in ("sys", "builtins"):
+            sys.modules.pop(name)
+    return "forgotten"
+
+
+def leave_exception_hooks() -> str:
+    sys.settrace(lambda *_: None)
+    sys.setprofile(lambda *_: None)
+    sys.setrecursionlimit(60)
+    return "left"
+
+
+def overflow_stack() -> Any:
+    """Recurse in C, where no limit of Python's counts."""
+    nested: Any = []
+    for _ in range(3_000_000):
+        nested = [nested]
+    # Comparing goes down in C; older interpreters look at the limit there as well.
+    sys.setrecursionlimit(2**31 - 1)
+    other: Any = []
+    for _ in range(3_000_000):
+        other = [other]
+    return nested == other
+
+
+def fill_directory(path: Path) -> None:
+    """Write until there is no room."""
+    block = b"x" * (1 << 20)
+    with path.open("wb", buffering=0) as file:
+        while file.write(block):
+            pass
+
+
+def join_group_and_allocate(group: Path, size_bytes: int) -> int:
+    group.joinpath("cgroup.procs").write_text(str(os.getpid()))
+    return len(b"x" * size_bytes)
+
+
+def raise_deep(depth: int) -> None:
+    """Raise an exception with a long chain of causes."""
+    error: BaseException = ValueError("first")
+    for number in range(depth):
+        try:
+            raise KeyError(number) from error
+        except KeyError as next_error:
+            error = next_error
+    raise error
+
+
+def keep_forking(begun: Path) -> None:
+    """Start a tree that renews itself as long as one of it is alive."""
+    begun.write_text(str(os.getpid()))
+    for _ in range(3):
+        if os.fork() == 0:
+            os.setsid()
+            while True:
+                # The child goes on in the place of this process.
+                if os.fork() != 0:
+                    time.sleep(0.002)
+                    os._exit(0)
+    time.sleep(3600)
+
+
+def start_zombies(begun: Path, count: int) -> None:
+    """Leave dead children that nobody waits for."""
+    for _ in range(count):
+        if os.fork() == 0:
+            os._exit(0)
+    begun.write_text(str(os.getpid()))
+    time.sleep(3600)
+
+
+def start_stopped_tree(begun: Path) -> None:
+    """Start a child and a grandchild, both stopped."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        grandchild = os.fork()
+        if grandchild == 0:
+            os.kill(os.getpid(), signal.SIGSTOP)
+            time.sleep(3600)
+        os.write(writer, b"%d" % grandchild)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        time.sleep(3600)
+    grandchild = int(os.read(reader, 20))
+    temporary = begun.with_suffix(".part")
+    temporary.write_text(f"{os.getpid()} {child} {grandchild}")
+    temporary.rename(begun)
+    time.sleep(3600)

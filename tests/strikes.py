@@ -1,0 +1,124 @@
+"""Ways in which a process can be struck, and places in which that can happen."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ctypes
+import importlib
+import os
+import signal
+import socket
+import struct
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+
+class Strike(Exception):
+    """What is raised on purpose."""
+
+
+def strike(how: str) -> None:
+    """Strike this process."""
+    if how == "SIGKILL":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif how == "SIGSEGV":
+        ctypes.string_at(1)
+    elif how == "os._exit":
+        os._exit(3)
+    elif how == "sys.exit":
+        sys.exit(4)
+    elif how == "exception":
+        raise Strike
+    time.sleep(3600)
+
+
+WAYS = ("SIGKILL", "SIGSEGV", "os._exit", "sys.exit", "exception", "hang")
+
+
+class StrikesUnpickled:
+    """Strikes whoever unpickles it."""
+
+    def __init__(self, how: str) -> None:
+        self.how = how
+
+    def __reduce__(self) -> Any:
+        return strike, (self.how,)
+
+
+class StrikesPickled:
+    """Strikes whoever pickles it."""
+
+    def __init__(self, how: str) -> None:
+        self.how = how
+
+    def __reduce__(self) -> Any:
+        strike(self.how)
+        raise AssertionError
+
+
+def return_striking(how: str) -> StrikesPickled:
+    return StrikesPickled(how)
+
+
+def return_striking_parent(how: str) -> StrikesUnpickled:
+    return StrikesUnpickled(how)
+
+
+class StrikesImported:
+    """Strikes who unpickles it in the import of a module.
+
+    :param directory: Where the module is written.
+    """
+
+    def __init__(self, how: str, directory: Path) -> None:
+        self._how = how
+        self._directory = directory
+        source = f"import strikes\nstrikes.strike({how!r})\n"
+        (directory / "struck_module.py").write_text(source)
+
+    def __reduce__(self) -> Any:
+        return _import_struck, (str(self._directory),)
+
+
+def _import_struck(directory: str) -> Any:
+    sys.path.insert(0, directory)
+    sys.modules.pop("struck_module", None)
+    importlib.invalidate_caches()
+    try:
+        return importlib.import_module("struck_module")
+    finally:
+        sys.path.remove(directory)
+
+
+def strike_once(how: str, marker: Path) -> None:
+    """Strike the first process that comes here."""
+    with contextlib.suppress(FileExistsError):
+        marker.touch(exist_ok=False)
+        strike(how)
+
+
+def strike_amid_a_frame(how: str) -> None:
+    """Strike when the first part of a large result was written to the connection."""
+    connection = _connection()
+    # As `src/frame.rs` has it: magic number, returned, no flags, the first task, its length.
+    connection.sendall(struct.pack("<HBBIQ", 0xDEAD, 20, 0, 1, 1 << 24) + b"part")
+    connection.detach()
+    strike(how)
+
+
+def _connection() -> socket.socket:
+    for entry in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found = socket.socket(fileno=os.dup(int(entry.name)))
+            is_ours = found.type == socket.SOCK_STREAM and found.family == socket.AF_UNIX
+            if is_ours and found.getsockname() == "" == found.getpeername():
+                return found
+            found.close()
+    raise LookupError("no connection to the pool")
+
+
+def strike_at_exit(how: str) -> None:
+    atexit.register(strike, how)

@@ -1,0 +1,203 @@
+"""What a task does to its process, by mistake or not, stays in its process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import hostile
+import pytest
+import tasks
+from conftest import MakePool
+from processes import run_script
+
+import deadpool
+
+HOSTILE = [
+    hostile.close_everything,
+    hostile.write_garbage_everywhere,
+    hostile.scribble_over_shared_memory,
+    hostile.point_descriptors_elsewhere,
+    hostile.shut_sockets_down,
+    hostile.make_everything_blocking,
+    hostile.leave_threads,
+    hostile.block_all_signals,
+    hostile.replace_signal_handlers,
+    hostile.become_session_leader,
+    hostile.move_away,
+    hostile.lower_limits,
+    hostile.forget_modules,
+    hostile.leave_exception_hooks,
+]
+
+# Those that write to descriptors or shut down what is behind them.
+TO_DESCRIPTORS = [
+    hostile.write_garbage_everywhere,
+    hostile.scribble_over_shared_memory,
+    hostile.shut_sockets_down,
+    hostile.make_everything_blocking,
+]
+
+
+def check_pool(pool: deadpool.Deadpool) -> None:
+    """Check that the pool is all right again, whatever the next few tasks meet."""
+    for _ in range(3):
+        # A worker that a task has ruined may take the next one with it, and that one only.
+        pool.submit(tasks.add, 1, 1).exception(20)
+    assert pool.submit(tasks.add, 1, 1).result(20) == 2
+    assert pool.submit(bytes, 1_000_000).result(20) == bytes(1_000_000)
+    timed_out = pool.submit(tasks.sleep, 3600, deadpool_timeout=0.2).exception(20)
+    assert isinstance(timed_out, deadpool.TimeoutError)
+    assert pool.submit(tasks.add, 1, 1).result(20) == 2
+
+
+@pytest.mark.parametrize("function", HOSTILE, ids=lambda function: function.__name__)
+def test_the_pool_goes_on(
+    make_pool: MakePool, start_method: str, function: Callable[[], str]
+) -> None:
+    if start_method == "fork" and function in TO_DESCRIPTORS:
+        pytest.skip("a fork has all that this process has, and would do it to that")
+    pool = make_pool(mp_context=start_method)
+    # It may succeed, or cost its worker.
+    assert isinstance(pool.submit(function).exception(20), (type(None), deadpool.ProcessError))
+    if function is hostile.lower_limits:
+        # Its worker works, and what the next task may have is what this one left.
+        pool.clear_workers()
+    check_pool(pool)
+
+
+@pytest.mark.parametrize("function", HOSTILE, ids=lambda function: function.__name__)
+def test_a_neighbour_is_not_hit(
+    pool_of_two: deadpool.Deadpool, begun: Path, release: Path, function: Callable[[], str]
+) -> None:
+    neighbour = pool_of_two.submit(tasks.hold, begun, release)
+    for _ in range(3):
+        pool_of_two.submit(function).exception(20)
+    release.touch()
+    assert neighbour.result(20) == int(begun.read_text())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        KeyboardInterrupt(),
+        GeneratorExit(),
+        MemoryError("none left"),
+        SystemExit(3),
+        StopIteration(1),
+        RecursionError("too deep"),
+        hostile.OwnBaseError("own"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_it_raises_is_told(
+    make_pool: MakePool, start_method: str, error: BaseException
+) -> None:
+    pool = make_pool(mp_context=start_method)
+    pid = pool.submit(tasks.getpid).result()
+    got = pool.submit(tasks.raise_, error).exception(20)
+    assert type(got) is type(error)
+    assert got.args == error.args
+    # It cost no worker.
+    assert pool.submit(tasks.getpid).result(20) == pid
+
+
+def test_a_long_chain_of_causes(pool: deadpool.Deadpool) -> None:
+    assert isinstance(pool.submit(hostile.raise_deep, 3000).exception(30), KeyError)
+    check_pool(pool)
+
+
+def test_a_stack_overflow_in_c(pool: deadpool.Deadpool) -> None:
+    error = pool.submit(hostile.overflow_stack).exception(30)
+    assert isinstance(error, (deadpool.ProcessError, RecursionError, MemoryError)), error
+    if isinstance(error, deadpool.ProcessError):
+        assert error.signal == signal.SIGSEGV
+    check_pool(pool)
+
+
+def test_what_is_printed_before_an_exit_is_not_said_to_be_an_error(tmp_path: Path) -> None:
+    out, _ = run_script(
+        tmp_path,
+        """
+        with deadpool.Deadpool(1) as pool:
+            error = pool.submit(tasks.print_and_exit, "not flushed").exception()
+            assert isinstance(error, deadpool.ProcessError), error
+            assert error.exitcode == 0
+            print(pool.submit(tasks.add, 1, 1).result())
+        """,
+    )
+    assert out.endswith("2\n")
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Path]:
+    """A directory on a file system with room for 8 MiB."""
+    with tempfile.TemporaryDirectory() as directory:
+        mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "deadpool-test", directory]
+        if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode:
+            pytest.skip("this process may not mount a small file system")
+        try:
+            yield Path(directory)
+        finally:
+            subprocess.run(["umount", "--lazy", directory], check=True)
+
+
+def test_a_full_temporary_directory(
+    make_pool: MakePool, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(small_disk))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    pool = make_pool(mp_context="spawn")
+    error = pool.submit(hostile.fill_directory, small_disk / "full").exception(20)
+    assert isinstance(error, OSError)
+    check_pool(pool)
+
+
+@pytest.fixture
+def small_group() -> Iterator[Path]:
+    """A control group whose processes may use 64 MiB of memory."""
+    limit_bytes = 64 << 20
+    for root, limit in (("/sys/fs/cgroup", "memory.max"), ("/sys/fs/cgroup/memory", None)):
+        group = Path(root, f"deadpool-test-{uuid.uuid4().hex}")
+        limit = limit or "memory.limit_in_bytes"
+        with contextlib.suppress(OSError):
+            group.mkdir()
+            try:
+                if not group.joinpath(limit).exists():
+                    continue
+                group.joinpath(limit).write_text(str(limit_bytes))
+                yield group
+            finally:
+                group.rmdir()
+            return
+    pytest.skip("this process may not make a control group with a memory limit")
+
+
+def test_the_kernel_kills_for_want_of_memory(pool: deadpool.Deadpool, small_group: Path) -> None:
+    size_bytes = 512 << 20
+    future = pool.submit(hostile.join_group_and_allocate, small_group, size_bytes)
+    error = future.exception(30)
+    assert isinstance(error, deadpool.ProcessError), error
+    assert error.signal == signal.SIGKILL
+    assert error.oom_killed in (True, None)
+    check_pool(pool)
+
+
+def test_the_supervisor_is_never_in_the_way(
+    make_pool: MakePool, begun: Path, release: Path
+) -> None:
+    """Everything hostile at once, and a task beside it that must not notice."""
+    pool = make_pool(3)
+    neighbour = pool.submit(tasks.hold, begun, release)
+    futures: list[Any] = [pool.submit(function) for function in HOSTILE * 3]
+    for future in futures:
+        future.exception(30)
+    release.touch()
+    assert neighbour.result(20) == int(begun.read_text())
