@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 from multiprocessing import popen_fork, util
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class Popen(popen_fork.Popen):
