@@ -12,6 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.rst", *sorted((ROOT / "docs").glob("*.rst"))]
+# What blocks may need, and a module by which to tell that it is there.
+EXTRAS = {"cloudpickle": "cloudpickle", "chancy": "chancy.worker"}
 BLOCK = re.compile(r"^\.\. code-block:: python\n((?:\n| {4}.*\n)+)", re.MULTILINE)
 
 
@@ -31,8 +33,9 @@ def blocks() -> list[object]:
 @pytest.mark.slow
 @pytest.mark.parametrize("block", blocks())
 def test_code_block_runs(block: str, tmp_path: Path) -> None:
-    if "import cloudpickle" in block:
-        pytest.importorskip("cloudpickle")
+    for package, module in EXTRAS.items():
+        if re.search(rf"^ *(import|from) {package}\b", block, re.MULTILINE):
+            pytest.importorskip(module)
     script = tmp_path / "block.py"
     script.write_text(block)
     run = subprocess.run(
