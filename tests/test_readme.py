@@ -17,12 +17,23 @@ EXTRAS = {"cloudpickle": "cloudpickle", "chancy": "chancy.worker"}
 BLOCK = re.compile(r"^\.\. code-block:: python\n((?:\n| {4}.*\n)+)", re.MULTILINE)
 
 
+def needed(block: str) -> list[str]:
+    """Return the extras that a block imports."""
+    patterns = {extra: rf"^ *(import|from) (deadpool\.)?{extra}\b" for extra in EXTRAS}
+    return [extra for extra, pattern in patterns.items() if re.search(pattern, block, re.MULTILINE)]
+
+
 def blocks() -> list[object]:
     """Return the blocks of all pages, each named by its page and line."""
     return [
         pytest.param(
             textwrap.dedent(match.group(1)),
-            id=f"{page.name}:{text.count(chr(10), 0, match.start()) + 1}",
+            id="-".join(
+                [
+                    f"{page.name}:{text.count(chr(10), 0, match.start()) + 1}",
+                    *needed(match.group(1)),
+                ]
+            ),
         )
         for page in PAGES
         if (text := page.read_text())
@@ -33,9 +44,8 @@ def blocks() -> list[object]:
 @pytest.mark.slow
 @pytest.mark.parametrize("block", blocks())
 def test_code_block_runs(block: str, tmp_path: Path) -> None:
-    for package, module in EXTRAS.items():
-        if re.search(rf"^ *(import|from) {package}\b", block, re.MULTILINE):
-            pytest.importorskip(module)
+    for extra in needed(block):
+        pytest.importorskip(EXTRAS[extra])
     script = tmp_path / "block.py"
     script.write_text(block)
     run = subprocess.run(
