@@ -79,6 +79,8 @@ class PoolExecutor(ConcurrentExecutor):  # type: ignore[misc]  # Chancy has no t
             mp_context=options.context,
             # There are never more jobs than the queue's concurrency, and push must not block.
             max_backlog=None,
+            # Jobs may have multiprocessing children, as in Chancy's own processes.
+            daemon=False,
             # As with the spawned processes of Chancy, whichever way ours are started.
             propagate_environ=os.environ,
             on_initializer_error="fail",

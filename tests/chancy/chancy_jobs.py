@@ -6,6 +6,7 @@ Annotations are not put off here, since Chancy looks for its own among them.
 import asyncio
 import ctypes
 import mmap
+import multiprocessing
 import os
 import re
 import signal
@@ -141,6 +142,13 @@ def kill_itself(number: int) -> None:
 @job()
 def segfault() -> None:
     ctypes.string_at(0)
+
+
+@job()
+def add_in_children(*, context: QueuedJob) -> None:
+    """Use processes of the standard library."""
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        context.meta["sum"] = sum(pool.map(abs, range(-3, 1)))
 
 
 @job()

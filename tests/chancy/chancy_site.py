@@ -78,12 +78,12 @@ class Site:
     ) -> AsyncIterator[Worker]:
         """Declare the queue, and have a worker for it."""
         await self.declare(**queue)
-        # Chancy's own intervals are seconds.
+        # Chancy's own intervals are seconds. What it is notified of it does not wait for.
         self.worker = Worker(
             self.chancy,
             register_signal_handlers=False,
             shutdown_timeout=shutdown_timeout,  # type: ignore[arg-type]
-            queue_change_poll_interval=1,
+            queue_change_poll_interval=5,
         )
         self.worker.send_outgoing_interval = INTERVAL_SECONDS  # type: ignore[assignment]
         async with self.worker:

@@ -183,6 +183,14 @@ def test_start_methods_by_name(site: Site, options: dict[str, str], sign: str | 
     site.play(story, concurrency=1, executor_options=options)
 
 
+def test_a_job_may_have_multiprocessing_children(site: Site) -> None:
+    async def story() -> None:
+        job = await site.run(jobs.add_in_children)
+        assert job.meta == {"sum": 6}
+
+    site.play(story, concurrency=1)
+
+
 def test_django_is_set_up_in_each_process(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("django")
     monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "chancy_django_settings")

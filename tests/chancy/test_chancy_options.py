@@ -46,7 +46,10 @@ def test_wrong_options_are_refused_with_a_sentence_that_chancy_shows(
     site: Site, options: dict[str, object], sentence: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def main() -> None:
-        async with site.application(), site.working(executor_options=options) as worker:
+        async with (
+            site.application(),
+            site.working(shutdown_timeout=2, executor_options=options) as worker,
+        ):
             await eventually(lambda: "queue 'default': " in caplog.text)
             assert not worker.executors
             with pytest.raises((TypeError, ValueError)) as caught:
