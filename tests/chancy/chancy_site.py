@@ -20,6 +20,10 @@ LONG_SECONDS = 40.0
 # How often the database is asked.
 INTERVAL_SECONDS = 0.01
 
+# How often a worker says that it lives, and after how long without it is taken for dead.
+HEARTBEAT_SECONDS = 0.5
+HEARTBEAT_TIMEOUT_SECONDS = 4
+
 _numbers = itertools.count()
 
 
@@ -84,6 +88,8 @@ class Site:
             register_signal_handlers=False,
             shutdown_timeout=shutdown_timeout,  # type: ignore[arg-type]
             queue_change_poll_interval=5,
+            heartbeat_poll_interval=HEARTBEAT_SECONDS,  # type: ignore[arg-type]
+            heartbeat_timeout=HEARTBEAT_TIMEOUT_SECONDS,
         )
         self.worker.send_outgoing_interval = INTERVAL_SECONDS  # type: ignore[assignment]
         async with self.worker:
@@ -114,11 +120,11 @@ class Site:
         job: Job = func.job.with_kwargs(**kwargs).with_limits(list(limits))
         return await self.chancy.push(job.with_max_attempts(attempts).with_priority(priority))
 
-    async def end(self, *references: Reference) -> list[QueuedJob]:
+    async def end(self, *references: Reference, seconds: float = LONG_SECONDS) -> list[QueuedJob]:
         """Wait for the end of jobs, and return them in the order in which they were asked for."""
         # Each asks for all of them.
         interval: Any = INTERVAL_SECONDS if len(references) < 100 else 1
-        await self.chancy.wait_for_jobs(list(references), interval=interval, timeout=LONG_SECONDS)
+        await self.chancy.wait_for_jobs(list(references), interval=interval, timeout=seconds)
         jobs = {job.id: job for job in await self.chancy.get_jobs(list(references))}
         return [jobs[reference.identifier] for reference in references]
 

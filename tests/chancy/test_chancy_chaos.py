@@ -26,6 +26,7 @@ KILL_INTERVAL_SECONDS = 0.1
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(150)
 def test_no_job_is_lost_while_workers_are_killed(site: Site) -> None:
     trace = Path(site.file("trace"))
     killed: list[int] = []
@@ -48,7 +49,7 @@ def test_no_job_is_lost_while_workers_are_killed(site: Site) -> None:
         ]
         references = [one async for some in site.chancy.push_many(pushed) for one in some]
         try:
-            ended = await site.end(*references)
+            ended = await site.end(*references, seconds=120)
         finally:
             killing.cancel()
         assert Counter(job.state for job in ended) == {State.SUCCEEDED: JOBS}
@@ -70,7 +71,7 @@ from chancy import Chancy, Worker
 
 async def main(dsn, prefix):
     async with Chancy(dsn, prefix=prefix, no_default_plugins=True) as chancy:
-        worker = Worker(chancy, heartbeat_poll_interval=1, heartbeat_timeout=2)
+        worker = Worker(chancy, heartbeat_poll_interval=0.5, heartbeat_timeout=4)
         worker.send_outgoing_interval = 0.01
         async with worker:
             await worker.wait_for_shutdown()
@@ -111,8 +112,7 @@ def test_jobs_of_a_worker_that_was_killed_are_recovered(site: Site) -> None:
             reap_orphans(below)
             assert {job.state for job in await chancy.get_jobs(references)} == {State.RUNNING}
             jobs.note(release)
-            async with site.working(concurrency=2) as worker:
-                worker.heartbeat_timeout = 2
+            async with site.working(concurrency=2):
                 ended = await site.end(*references)
                 assert {job.state for job in ended} == {State.SUCCEEDED}
                 assert {job.max_attempts for job in ended} == {2}
