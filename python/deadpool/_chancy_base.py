@@ -38,6 +38,7 @@ class PoolExecutor(ConcurrentExecutor):  # type: ignore[misc]  # Chancy has no t
     :param worker: The worker of Chancy.
     :param queue: The queue whose jobs are run.
     :param options: See :class:`deadpool.chancy.DeadpoolExecutor`.
+    :raises ImportError: If there is not what the executor needs.
     :raises TypeError: If there is no such option, or it is of another type.
     :raises ValueError: If an option is out of range.
     """
@@ -55,17 +56,23 @@ class PoolExecutor(ConcurrentExecutor):  # type: ignore[misc]  # Chancy has no t
         try:
             self.options = _chancy_options.check(options, self.concurrency)
             self.pool = self._create_pool()
+        except ImportError as error:
+            raise ImportError(self._shown(f"queue {queue.name!r}: {error}")) from None
         except (TypeError, ValueError) as error:
-            message = f"executor_options of queue {queue.name!r}: {error}"
-            # The exception ends this queue's task, which nobody may be waiting for.
-            worker.chancy.log.error(message)  # noqa: TRY400  # The sentence says it all.
             kind = TypeError if isinstance(error, TypeError) else ValueError
-            raise kind(message) from None
+            message = f"executor_options of queue {queue.name!r}: {error}"
+            raise kind(self._shown(message)) from None
+
+    def _shown(self, message: str) -> str:
+        # The exception ends this queue's task, which nobody may be waiting for.
+        self.worker.chancy.log.error(message)
+        return message
+
+    def _set_up(self) -> dict[str, Any]:
+        """Return what the pool is to do in each process: its initializer and finalizer."""
+        raise NotImplementedError
 
     def _create_pool(self) -> Deadpool:
-        return self._make_pool()
-
-    def _make_pool(self, **more: Any) -> Deadpool:
         # Here, since the core can't be loaded where a sub-interpreter imports this module.
         from . import Deadpool
 
@@ -84,7 +91,7 @@ class PoolExecutor(ConcurrentExecutor):  # type: ignore[misc]  # Chancy has no t
             # As with the spawned processes of Chancy, whichever way ours are started.
             propagate_environ=os.environ,
             on_initializer_error="fail",
-            **more,
+            **self._set_up(),
         )
 
     def _call(self, job: QueuedJob) -> Any:

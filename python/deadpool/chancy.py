@@ -31,10 +31,6 @@ from ._chancy_base import PoolExecutor
 
 if TYPE_CHECKING:
     from chancy.job import QueuedJob
-    from chancy.queue import Queue
-    from chancy.worker import Worker
-
-    from . import Deadpool
 
 __all__ = ["DeadpoolExecutor", "DeadpoolSubInterpreterExecutor"]
 
@@ -69,8 +65,8 @@ class DeadpoolExecutor(PoolExecutor):
     :raises ValueError: If an option is out of range.
     """
 
-    def _create_pool(self) -> Deadpool:
-        return self._make_pool(initializer=self.on_initialize_worker)
+    def _set_up(self) -> dict[str, Any]:
+        return {"initializer": self.on_initialize_worker}
 
     @classmethod
     def on_initialize_worker(cls) -> None:
@@ -153,16 +149,13 @@ class DeadpoolSubInterpreterExecutor(PoolExecutor):
 
     capabilities = PoolExecutor.capabilities | Executor.Capability.COOPERATIVE_TIME_LIMITS
 
-    def __init__(self, worker: Worker, queue: Queue, **options: Any) -> None:
+    def _set_up(self) -> dict[str, Any]:
         _chancy_host.check_available(type(self).__name__)
-        super().__init__(worker, queue, **options)
-
-    def _create_pool(self) -> Deadpool:
-        return self._make_pool(
-            initializer=_chancy_host.open_interpreter,
-            initargs=(pickle.dumps(self.on_initialize_worker), list(sys.path)),
-            finalizer=_chancy_host.close_interpreter,
-        )
+        return {
+            "initializer": _chancy_host.open_interpreter,
+            "initargs": (pickle.dumps(self.on_initialize_worker), list(sys.path)),
+            "finalizer": _chancy_host.close_interpreter,
+        }
 
     @staticmethod
     def on_initialize_worker(parent_sys_path: list[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import time
@@ -32,18 +33,18 @@ needed = pytest.mark.skipif(not IS_AVAILABLE, reason="needs sub-interpreters")
 
 
 @pytest.mark.skipif(IS_AVAILABLE, reason="there are sub-interpreters")
-def test_without_sub_interpreters_it_says_what_is_needed(site: Site) -> None:
-    async def main() -> None:
-        async with site.application():
-            worker = Worker(site.chancy, register_signal_handlers=False)
-            with pytest.raises(ImportError) as caught:
-                DeadpoolSubInterpreterExecutor(worker, Queue("q"))
-            assert "DeadpoolSubInterpreterExecutor needs Python 3.14, or Python 3.13" in str(
-                caught.value
-            )
-            assert "interpreters-pep-734" in str(caught.value)
+def test_without_sub_interpreters_it_says_what_is_needed(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story() -> None:
+        await eventually(lambda: caplog.text)
+        assert "queue 'default': DeadpoolSubInterpreterExecutor needs Python 3.14" in caplog.text
+        assert "or Python 3.13 with the package interpreters-pep-734" in caplog.text
+        with pytest.raises(ImportError, match="DeadpoolSubInterpreterExecutor needs"):
+            DeadpoolSubInterpreterExecutor(site.worker, Queue("q"))
 
-    asyncio.run(main())
+    caplog.set_level(logging.ERROR)
+    site.play(story, executor=EXECUTOR, shutdown_timeout=2)
 
 
 @needed
