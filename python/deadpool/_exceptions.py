@@ -39,7 +39,8 @@ class _Facts(Exception):
         signal killed it.
     :param signal: The signal that killed it. Derived from ``exitcode`` by default.
     :param task: Module and qualified name of the task's function.
-    :param rss_bytes: Resident memory of the worker when it was last seen.
+    :param rss_bytes: Resident memory of the worker when it was last seen; the most that it had, if it
+        died by itself.
     :param oom_killed: Whether the kernel killed it for want of memory. None where that can't be
         known.
     :param stack: The Python stack of its threads when it was stopped or died.

@@ -45,6 +45,8 @@ pub enum Report {
         worker: u64,
         /// How it went.
         exit: Exit,
+        /// The most resident memory that it had.
+        peak_rss_bytes: u64,
     },
 }
 
@@ -118,7 +120,7 @@ mod tests {
             Report::Ready,
             Report::Forked { worker: 3, pid: 4242 },
             Report::ForkFailed { worker: 1, reason: "no more processes".into() },
-            Report::Exited { worker: 9, exit: Exit::Signal(9) },
+            Report::Exited { worker: 9, exit: Exit::Signal(9), peak_rss_bytes: 1 << 40 },
         ];
         for report in reports {
             assert_eq!(decode::<Report>(&encode(&report).unwrap()).unwrap(), report);

@@ -156,9 +156,10 @@ impl Zygote {
     /// Take in the children that have ended, and kill those that have come in their place.
     fn reap(&mut self) -> Result<()> {
         while let Ok(Some(_)) = self.children.read_signal() {}
-        while let Some((pid, exit)) = wait::reap_any()? {
+        while let Some((pid, exit, peak_rss_bytes)) = wait::reap_any_measured()? {
             if let Some(worker) = self.workers.remove(&pid) {
-                self.report(&Report::Exited { worker, exit: exit.into() }, &[])?;
+                let exit = exit.into();
+                self.report(&Report::Exited { worker, exit, peak_rss_bytes }, &[])?;
             }
             self.strangers.retain(|&stranger| stranger != pid);
         }

@@ -51,6 +51,8 @@ pub(super) struct Remote {
     pub exit: Option<ExitStatus>,
     /// The memory of its process when it was last looked at.
     pub rss_bytes: Option<u64>,
+    /// The most memory that its process had, once it is gone.
+    pub peak_rss_bytes: Option<u64>,
     /// How many stacks it had written down when it was last asked for one.
     pub stacks_before: u32,
     socket: OwnedFd,
@@ -104,6 +106,7 @@ impl Remote {
             is_used: false,
             exit: None,
             rss_bytes: None,
+            peak_rss_bytes: None,
             stacks_before: 0,
             socket: ours,
             page,

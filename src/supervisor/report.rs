@@ -71,6 +71,9 @@ pub(super) fn describe(outcome: &mut Outcome, remote: &mut Remote, oom: &mut Oom
     };
     let text = remote.page().stack_text();
     let stack = Some(text.trim_end().to_owned()).filter(|text| !text.is_empty());
-    let rss_bytes = remote.rss_bytes.or_else(|| remote.page().rss_bytes());
+    // What was seen last can be old, and a task that dies soon may never have been looked at; the
+    // kernel has counted all the time.
+    let seen = remote.rss_bytes.or_else(|| remote.page().rss_bytes());
+    let rss_bytes = seen.max(remote.peak_rss_bytes);
     failure.report = Some(DeathReport { pid, exit, rss_bytes, oom_killed, stack });
 }

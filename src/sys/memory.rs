@@ -53,7 +53,8 @@ fn rss_of(pids: &[u32]) -> u64 {
 fn rss_into(pid: u32, buffer: &mut Vec<u8>) -> Option<u64> {
     proc_file::read(&format!("/proc/{pid}/statm"), buffer).ok()?;
     let pages: u64 = std::str::from_utf8(buffer).ok()?.split(' ').nth(1)?.parse().ok()?;
-    Some(pages * procfs::page_size())
+    // A process that has died and was not reaped has none.
+    Some(pages * procfs::page_size()).filter(|&bytes| bytes > 0)
 }
 
 fn pss_bytes(pid: u32) -> Option<u64> {

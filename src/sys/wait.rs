@@ -44,6 +44,21 @@ pub fn reap_any() -> Result<Option<(u32, ExitStatus)>> {
     none_without_children(wait_for(libc::P_ALL, 0, 0))
 }
 
+/// Like [`reap_any`], and tells the most resident memory that the child had, in bytes; what its own
+/// children had counts if it waited for them.
+pub fn reap_any_measured() -> Result<Option<(u32, ExitStatus, u64)>> {
+    let mut status = 0;
+    // SAFETY: an all-zero rusage is a valid one.
+    let mut usage: libc::rusage = unsafe { mem::zeroed() };
+    // SAFETY: both are valid places to write to. Without waiting there is no EINTR.
+    let waited = unsafe { libc::wait4(-1, &raw mut status, libc::WNOHANG, &raw mut usage) };
+    let found = Errno::result(waited).map(|pid| u32::try_from(pid).ok().filter(|&pid| pid != 0));
+    // Linux counts in KiB.
+    let peak_rss_bytes = u64::try_from(usage.ru_maxrss).unwrap_or(0) << 10;
+    let measured = found.map(|found| found.map(|pid| (pid, from_status(status), peak_rss_bytes)));
+    none_without_children(measured)
+}
+
 fn none_without_children<T>(result: nix::Result<Option<T>>) -> Result<Option<T>> {
     match result {
         Err(Errno::ECHILD) => Ok(None),

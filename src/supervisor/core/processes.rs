@@ -103,10 +103,11 @@ impl<S: Send + Sync + 'static> Core<S> {
             Report::ForkFailed { worker, reason } => {
                 self.events.push_back(Event::StartFailed { worker: WorkerId::new(worker), reason });
             }
-            Report::Exited { worker, exit } => {
+            Report::Exited { worker, exit, peak_rss_bytes } => {
                 let id = WorkerId::new(worker);
                 if let Some(remote) = self.remotes.0.get_mut(&id) {
                     remote.exit = Some(exit.into());
+                    remote.peak_rss_bytes = Some(peak_rss_bytes);
                     self.worker_gone(id);
                 }
             }

@@ -1,0 +1,165 @@
+"""What both executors of Chancy's queues are made of: a pool, and jobs that are in it.
+
+Chancy runs all of this in its event loop, so nothing here may block. Its worker fetches as many jobs
+as the queue's concurrency allows, hands each to :meth:`PoolExecutor.push`, and forgets it: a job is
+reported by the future's callback, from where it is taken back to the loop.
+
+A job is told from another execution of the same job by its claim, which Chancy's database replaces
+or clears with each: what comes late of an execution that was given up changes nothing there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import functools
+import os
+from typing import TYPE_CHECKING, Any
+
+from chancy.executors.base import ConcurrentExecutor, Executor
+from chancy.job import Limit
+
+from . import _chancy_options
+
+if TYPE_CHECKING:
+    from chancy.job import QueuedJob
+    from chancy.queue import Queue
+    from chancy.worker import Worker
+
+    from . import Deadpool
+
+# The pool's priorities are from 0 to 2**32 - 1 and the smallest is first; in Chancy the largest is.
+_MIDDLE_PRIORITY = 1 << 31
+
+
+class PoolExecutor(ConcurrentExecutor):  # type: ignore[misc]  # Chancy has no types.
+    """An executor whose jobs run in the processes of a :class:`deadpool.Deadpool`.
+
+    :param worker: The worker of Chancy.
+    :param queue: The queue whose jobs are run.
+    :param options: See :class:`deadpool.chancy.DeadpoolExecutor`.
+    :raises ImportError: If there is not what the executor needs.
+    :raises TypeError: If there is no such option, or it is of another type.
+    :raises ValueError: If an option is out of range.
+    """
+
+    capabilities = (
+        Executor.Capability.SYNC_JOBS
+        | Executor.Capability.ASYNC_JOBS
+        | Executor.Capability.CANCELLATION
+        | Executor.Capability.AUTOMATIC_TIME_LIMITS
+        | Executor.Capability.MEMORY_LIMITS
+    )
+
+    def __init__(self, worker: Worker, queue: Queue, **options: Any) -> None:
+        super().__init__(worker, queue)
+        try:
+            self.options = _chancy_options.check(options, self.concurrency)
+            self.pool = self._create_pool()
+        except ImportError as error:
+            raise ImportError(self._shown(f"queue {queue.name!r}: {error}")) from None
+        except (TypeError, ValueError) as error:
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            message = f"executor_options of queue {queue.name!r}: {error}"
+            raise kind(self._shown(message)) from None
+
+    def _shown(self, message: str) -> str:
+        # The exception ends this queue's task, which nobody may be waiting for.
+        self.worker.chancy.log.error(message)
+        return message
+
+    def _set_up(self) -> dict[str, Any]:
+        """Return what the pool is to do in each process: its initializer and finalizer."""
+        raise NotImplementedError
+
+    def _create_pool(self) -> Deadpool:
+        # Here, since the core can't be loaded where a sub-interpreter imports this module.
+        from . import Deadpool
+
+        options = self.options
+        return Deadpool(
+            max_workers=self.concurrency,
+            min_workers=options.min_workers,
+            max_tasks_per_child=options.maximum_jobs_per_worker,
+            max_worker_memory_bytes=options.max_worker_memory_bytes,
+            malloc_trim_rss_memory_threshold_bytes=options.malloc_trim_rss_memory_threshold_bytes,
+            mp_context=options.context,
+            # There are never more jobs than the queue's concurrency, and push must not block.
+            max_backlog=None,
+            # Jobs may have multiprocessing children, as in Chancy's own processes.
+            daemon=False,
+            # As with the spawned processes of Chancy, whichever way ours are started.
+            propagate_environ=os.environ,
+            on_initializer_error="fail",
+            **self._set_up(),
+        )
+
+    def _call(self, job: QueuedJob) -> Any:
+        """Return what a worker is to call for a job; it returns the job and its result."""
+        raise NotImplementedError
+
+    def _limits(self, job: QueuedJob) -> dict[str, Any]:
+        """Return what a worker itself enforces while it runs a job."""
+        memory_bytes = self.get_limit(job, Limit.Type.MEMORY)
+        asked = self.options.limit_address_space and memory_bytes is not None
+        return {"address_space_bytes": memory_bytes} if asked else {}
+
+    async def push(self, job: QueuedJob) -> concurrent.futures.Future[Any]:
+        """Start a job, or have it wait for a worker that is being started.
+
+        What is wrong with the job is reported as its failure.
+        """
+        job = await self.on_job_starting(job)
+        future = self._submit(job)
+        # Before the callback, which is called at once if the future is done.
+        self.jobs[future] = job
+        future.add_done_callback(
+            functools.partial(self._on_job_completed, loop=asyncio.get_running_loop())
+        )
+        return future
+
+    def _submit(self, job: QueuedJob) -> concurrent.futures.Future[Any]:
+        seconds = self.get_limit(job, Limit.Type.TIME)
+        try:
+            if seconds is not None:
+                seconds += self.options.time_limit_grace_seconds
+            return self.pool.submit(
+                self._call(job),
+                deadpool_timeout=seconds,
+                deadpool_memory_limit_bytes=self.get_limit(job, Limit.Type.MEMORY),
+                deadpool_retries=self.options.retries,
+                deadpool_priority=_MIDDLE_PRIORITY - job.priority,
+            )
+        except Exception as error:
+            # A limit that is no number, say. Raised here it would end the queue, not the job.
+            future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+            future.set_exception(error)
+            return future
+
+    async def cancel_execution(self, job: QueuedJob) -> None:
+        """Kill one execution of a job and all that it has started, or forget it if it waits.
+
+        Another execution of the same job is left alone. Does not block, nor wait for the end of the
+        processes.
+
+        :param job: The execution, told by its ``id`` and ``claim_id``.
+        """
+        for future, running in list(self.jobs.items()):
+            if (running.id, running.claim_id) == (job.id, job.claim_id) and not future.done():
+                future.cancel_and_kill_if_running()
+
+    def _shutdown_blocking(self) -> None:
+        # What is in the pool was fetched from the database, and would be lost there.
+        self.pool.shutdown(wait=True)
+
+    async def stop(self) -> None:
+        """Wait until all jobs have ended, and end the pool. If that is cancelled, kill them."""
+        try:
+            await super().stop()
+        except asyncio.CancelledError:
+            self.pool.kill_workers()
+            raise
+
+    async def _stop_on_cancel(self) -> None:
+        # Time is up: Chancy awaits this after the shutdown's timeout.
+        self.pool.kill_workers()

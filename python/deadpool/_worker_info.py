@@ -1,0 +1,25 @@
+"""What a pool tells of a worker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class WorkerInfo:
+    """A worker, as it is now.
+
+    :param pid: Its process id; None until there is a process.
+    :param state: ``"starting"``, ``"idle"``, ``"busy"``, ``"retiring"`` or ``"stopping"``.
+    :param task: Module and qualified name of the function that it runs.
+    :param running_seconds: For how long it has been running it.
+    :param tasks_done: How many tasks have ended on it.
+    :param rss_bytes: Its resident memory.
+    """
+
+    pid: int | None
+    state: str
+    task: str | None
+    running_seconds: float | None
+    tasks_done: int
+    rss_bytes: int | None
