@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import profiling
 import report
 from floor import FLOOR
 from peers import OURS, PEERS
@@ -112,6 +113,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tiny", action="store_true", help="do little, to see that it works")
     parser.add_argument(
+        "--profile", action="store_true", help="show where our time goes, with perf; no comparison"
+    )
+    parser.add_argument(
         "--save", action="store_true", help="write to benchmarks/results and the chart in docs"
     )
     options = parser.parse_args()
@@ -157,6 +161,10 @@ def run(options: argparse.Namespace) -> report.Results:
 def main() -> int:
     """Return the exit code: 1 if a measurement of ours failed."""
     options = parse_arguments()
+    if options.profile:
+        python = make_environments(options.wheel.resolve(), {"ours"})["ours"]
+        shown = [profiling.show(python, OURS, name) for name in options.workload or ["noop"]]
+        return max(shown)
     results = run(options)
     print(report.table(results, METRICS, FLOOR, OURS, list(options.peer or PEERS)))
     if options.tiny:
