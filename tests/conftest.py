@@ -5,19 +5,16 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tasks
+from pools import START_METHODS, MakePool
 from processes import TESTS, Leaks, become_subreaper
 
 import deadpool
-
-START_METHODS = ("forkserver", "spawn", "fork")
-
-MakePool = Callable[..., deadpool.Deadpool]
 
 
 @pytest.fixture(scope="session", autouse=True)

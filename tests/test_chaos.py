@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from chaos import soak
-from conftest import START_METHODS
+from pools import START_METHODS
 
 TASKS = 120
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import strikes
 import tasks
-from conftest import MakePool
+from pools import MakePool
 from processes import await_death, await_path, kill_session, reap_orphans, start_script, tree
 from strikes import WAYS
 

@@ -15,7 +15,7 @@ from typing import Any
 import hostile
 import pytest
 import tasks
-from conftest import MakePool
+from pools import MakePool
 from processes import run_script
 
 import deadpool

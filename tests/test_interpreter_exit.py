@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import tasks
-from conftest import START_METHODS
+from pools import START_METHODS
 from processes import (
     await_death,
     await_pid,

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import tasks
-from conftest import START_METHODS, MakePool
+from pools import START_METHODS, MakePool
 from processes import LONG_SECONDS, await_pid, eventually, run_script, threads_of_pools
 
 import deadpool

@@ -11,7 +11,7 @@ from typing import Any
 import hostile
 import pytest
 import tasks
-from conftest import START_METHODS, MakePool
+from pools import START_METHODS, MakePool
 from processes import (
     ORPHAN_SECONDS,
     await_death,

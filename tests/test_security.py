@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import strikes
 import tasks
-from conftest import MakePool
+from pools import MakePool
 from processes import stat, tree
 
 import deadpool

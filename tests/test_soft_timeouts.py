@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import tasks
-from conftest import MakePool
+from pools import MakePool
 from processes import await_death, await_pid
 
 import deadpool

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import tasks
-from conftest import MakePool
+from pools import MakePool
 from processes import await_pid, eventually
 
 import deadpool

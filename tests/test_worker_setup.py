@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import tasks
-from conftest import MakePool
+from pools import MakePool
 from processes import await_path, await_pid, eventually, run_script
 
 import deadpool
