@@ -185,8 +185,8 @@ def chaos(session: nox.Session) -> None:
 
 @nox.session(python=MAIN)
 def histories(session: nox.Session) -> None:
-    """Try a hundred times as many random histories of the state machine, and longer ones."""
-    env = {"CARGO_TARGET_DIR": str(TARGET), "PROPTEST_CASES": "15000", "HISTORY_LENGTH": "1000"}
+    """Try twenty times as many random histories of the state machine, and longer ones."""
+    env = {"CARGO_TARGET_DIR": str(TARGET), "PROPTEST_CASES": "3000", "HISTORY_LENGTH": "1000"}
     command = ["cargo", "test", "--release", "--locked", "--no-default-features", "--lib"]
     session.run(*command, "every_history", *session.posargs, env=env, external=True)
 
