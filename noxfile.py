@@ -191,6 +191,43 @@ def chancy(session: nox.Session) -> None:
         run_pytest(session, "tests/chancy/test_chancy_sub_interpreters.py")
 
 
+@nox.session(python=MAIN)
+def chaos(session: nox.Session) -> None:
+    """Storm a pool with random work and faults for an hour; arguments go to ``tests.chaos``."""
+    install_wheel(session)
+    arguments = session.posargs or ["--minutes", "60", "--keep-going"]
+    session.run("python", "-m", "tests.chaos", *arguments)
+
+
+@nox.session(python=MAIN)
+def histories(session: nox.Session) -> None:
+    """Try twenty times as many random histories of the state machine, and longer ones."""
+    env = {"CARGO_TARGET_DIR": str(TARGET), "PROPTEST_CASES": "3000", "HISTORY_LENGTH": "1000"}
+    command = ["cargo", "test", "--release", "--locked", "--no-default-features", "--lib"]
+    session.run(*command, "every_history", *session.posargs, env=env, external=True)
+
+
+@nox.session(python=MAIN)
+def fuzz(session: nox.Session) -> None:
+    """Fuzz the decoder of frames for an hour; needs a nightly toolchain and ``cargo-fuzz``."""
+    arguments = session.posargs or ["-max_total_time=3600", "-max_len=4096"]
+    session.run("cargo", "+nightly", "fuzz", "run", "frames", "--", *arguments, external=True)
+
+
+@nox.session(python=MAIN)
+@nox.parametrize("sanitizer", ["address", "thread"])
+def sanitize(session: nox.Session, sanitizer: str) -> None:
+    """Test the code that touches shared memory under a sanitizer; needs a nightly toolchain."""
+    env = {
+        "CARGO_TARGET_DIR": str(TARGET / sanitizer),
+        "RUSTFLAGS": f"-Zsanitizer={sanitizer} -Cunsafe-allow-abi-mismatch=sanitizer",
+        # The proc macros of the build must not be instrumented, which naming a target sees to.
+        "CARGO_BUILD_TARGET": "x86_64-unknown-linux-gnu",
+    }
+    command = ["cargo", "+nightly", "test", "--locked", "--no-default-features", "--lib"]
+    session.run(*command, *(session.posargs or ["sys::", "frame"]), env=env, external=True)
+
+
 @nox.session(name="wheel", python=MAIN)
 def check_wheel(session: nox.Session) -> None:
     """Install the wheel alone in a clean environment, and use it from another directory."""

@@ -122,7 +122,9 @@ class Model:
         if isinstance(error, deadpool.TimeoutError):
             return order.has_deadline
         if isinstance(error, deadpool.ProcessError):
-            return self.family_killed or error.pid in self.victims or self.starved
+            # A pool that is closed does not run again what its retries are left for.
+            given_up = self.closed and order.retries > 0
+            return self.family_killed or error.pid in self.victims or self.starved or given_up
         return (
             self.starved
             and isinstance(error, (OSError, ImportError, MemoryError))

@@ -16,6 +16,11 @@ use super::sim::{Known, Sim, ms, us};
 /// Histories tried by default; the environment variable `PROPTEST_CASES` sets another number.
 const CASES: u32 = 150;
 
+/// Events of a history, at most; the environment variable `HISTORY_LENGTH` sets another number.
+fn longest(usual: usize) -> usize {
+    std::env::var("HISTORY_LENGTH").ok().and_then(|len| len.parse().ok()).unwrap_or(usual)
+}
+
 #[derive(Clone, Debug)]
 enum Op {
     Submit { priority: u32, limits: Limits },
@@ -273,7 +278,7 @@ proptest! {
     fn every_history_ends_well(
         config in configs(),
         race in any::<u64>(),
-        history in prop::collection::vec(ops(), 1..250),
+        history in prop::collection::vec(ops(), 1..longest(250)),
     ) {
         let mut sim = Sim::new(config);
         sim.world.race = race;
@@ -293,7 +298,7 @@ proptest! {
     fn every_history_can_be_ended(
         config in configs(),
         race in any::<u64>(),
-        history in prop::collection::vec(ops(), 1..120),
+        history in prop::collection::vec(ops(), 1..longest(120)),
         last in prop_oneof![
             Just((Shutdown::CancelAll, Manners::Stubborn)),
             Just((Shutdown::Kill, Manners::Stubborn)),
