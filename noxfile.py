@@ -32,11 +32,15 @@ SMALLER_SET = [
     *("submit", "map", "future", "exceptions", "timeouts", "worker_deaths", "shutdown"),
     *("interpreter_exit", "serialize", "forks"),
 ]
+CELERY_CHAOS = "tests/celery/test_celery_chaos.py"
+CELERY = ["celery>=5.7,<6", "redis"]
 PYTEST = ["pytest>=8", "pytest-timeout", "pytest-xdist", "cloudpickle", "numpy"]
 
 nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_missing_interpreters = True
-nox.options.sessions = ["lint", "types", "rust", "wheel", "tests", "cpython", "docs"]
+nox.options.sessions = [
+    *("lint", "types", "rust", "wheel", "tests", "cpython", "celery", "celery_chaos", "docs"),
+]
 
 
 def add_pyenv_interpreters() -> None:
@@ -173,6 +177,22 @@ def cpython(session: nox.Session) -> None:
     install_wheel(session)
     session.run("python", "-m", "tests.cpython", *session.posargs)
     session.run("python", "-m", "tests.cpython_pool", *session.posargs)
+
+
+@nox.session(python=MAIN)
+def celery(session: nox.Session) -> None:
+    """Run real Celery workers on the pool, with each broker that is there or can be started."""
+    install_wheel(session, *PYTEST, *CELERY)
+    files = sorted(str(path) for path in Path("tests/celery").glob("test_*.py"))
+    files.remove(CELERY_CHAOS)
+    run_pytest(session, "--dist", "worksteal", *files)
+
+
+@nox.session(python=MAIN)
+def celery_chaos(session: nox.Session) -> None:
+    """Run ten thousand tasks of Celery while a process is killed every 100 ms."""
+    install_wheel(session, *PYTEST, *CELERY)
+    session.run("python", "-m", "pytest", CELERY_CHAOS, *session.posargs)
 
 
 @nox.session(name="wheel", python=MAIN)

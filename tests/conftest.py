@@ -15,6 +15,9 @@ from processes import TESTS, Leaks, become_subreaper
 
 import deadpool
 
+# These have a session of their own, with what they need, and a conftest.py that takes this one's name.
+collect_ignore = ["celery"]
+
 START_METHODS = ("forkserver", "spawn", "fork")
 
 MakePool = Callable[..., deadpool.Deadpool]
