@@ -32,11 +32,16 @@ SMALLER_SET = [
     *("submit", "map", "future", "exceptions", "timeouts", "worker_deaths", "shutdown"),
     *("interpreter_exit", "serialize", "forks"),
 ]
+CELERY_CHAOS = "tests/celery/test_celery_chaos.py"
+CELERY = ["celery>=5.7,<6", "redis"]
 PYTEST = ["pytest>=8", "pytest-timeout", "pytest-xdist", "billiard", "cloudpickle", "numpy"]
 
 nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_missing_interpreters = True
-nox.options.sessions = ["lint", "types", "rust", "wheel", "tests", "cpython", "chancy", "docs"]
+nox.options.sessions = [
+    *("lint", "types", "rust", "wheel", "tests", "cpython"),
+    *("celery", "celery_chaos", "chancy", "docs"),
+]
 
 
 def add_pyenv_interpreters() -> None:
@@ -226,6 +231,22 @@ def sanitize(session: nox.Session, sanitizer: str) -> None:
     }
     command = ["cargo", "+nightly", "test", "--locked", "--no-default-features", "--lib"]
     session.run(*command, *(session.posargs or ["sys::", "frame"]), env=env, external=True)
+
+
+@nox.session(python=MAIN)
+def celery(session: nox.Session) -> None:
+    """Run real Celery workers on the pool, with each broker that is there or can be started."""
+    install_wheel(session, *PYTEST, *CELERY)
+    files = sorted(str(path) for path in Path("tests/celery").glob("test_*.py"))
+    files.remove(CELERY_CHAOS)
+    run_pytest(session, "--dist", "worksteal", *files)
+
+
+@nox.session(python=MAIN)
+def celery_chaos(session: nox.Session) -> None:
+    """Run ten thousand tasks of Celery while a process is killed every 100 ms."""
+    install_wheel(session, *PYTEST, *CELERY)
+    session.run("python", "-m", "pytest", CELERY_CHAOS, *session.posargs)
 
 
 @nox.session(name="wheel", python=MAIN)

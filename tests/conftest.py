@@ -16,6 +16,9 @@ from processes import TESTS, Leaks, become_subreaper
 
 import deadpool
 
+# These have a session of their own, with what they need.
+collect_ignore = ["celery", "chancy"]
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _things_that_stay() -> None:

@@ -1,0 +1,150 @@
+"""Calling Celery's callbacks in the thread that it expects, in the order in which things happened.
+
+With an event loop that is the loop's thread: much of Celery and kombu has no locks there. Without one
+any thread will do, and the pool has one for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from celery.platforms import EX_FAILURE
+from celery.utils.log import get_logger
+from celery.worker import state as worker_state
+
+_logger = get_logger("deadpool.celery")
+
+
+class Calls(Protocol):
+    """Makes calls, one after the other."""
+
+    propagated: tuple[type[BaseException], ...]
+
+    def post(self, function: Callable[..., object], *args: Any) -> None:
+        """Have ``function(*args)`` called. Does not block; may be called from any thread."""
+
+    def close(self) -> None:
+        """Make no more calls."""
+
+
+def call(calls: Calls, function: Callable[..., object] | None, *args: Any, **kwargs: Any) -> None:
+    """Call a callback, if there is one, and log what it raises.
+
+    :raises BaseException: What Celery wants to see raised: ``MemoryError`` and what ends a program.
+    """
+    if function is None:
+        return
+    try:
+        function(*args, **kwargs)
+    except calls.propagated:
+        raise
+    except Exception:
+        _logger.exception("a callback of a task failed: %r", function)
+
+
+class HubCalls:
+    """Calls made by an event loop, which watches a descriptor."""
+
+    def __init__(self) -> None:
+        self.propagated: tuple[type[BaseException], ...] = ()
+        self._calls: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._fd: int | None = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        # Whether the loop knows; so that not each call needs a system call.
+        self._is_signalled = False
+        # Reentrant, since a signal handler may come in its holder's thread.
+        self._closing = threading.RLock()
+
+    def fileno(self) -> int:
+        """Return the descriptor that can be read when there are calls to be made."""
+        assert self._fd is not None
+        return self._fd
+
+    def post(self, function: Callable[..., object], *args: Any) -> None:
+        """Have the loop call ``function(*args)``. Does not block; may be called from any thread."""
+        self._calls.append((function, args))
+        if not self._is_signalled:
+            self._signal()
+
+    def _signal(self) -> None:
+        self._is_signalled = True
+        with self._closing:
+            # Otherwise the number could be another file's by now.
+            if self._fd is not None:
+                os.eventfd_write(self._fd, 1)
+
+    def run(self) -> None:
+        """Make the calls that there are. Called by the loop, and from signal handlers amid a call."""
+        fd = self._fd
+        if fd is None:
+            return
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(fd)
+        # Before looking at the calls: one that is posted from now on signals again.
+        self._is_signalled = False
+        # No more than are there now, since the loop has others to serve.
+        for _ in range(len(self._calls)):
+            try:
+                function, args = self._calls.popleft()
+            except IndexError:
+                return
+            try:
+                function(*args)
+            except BaseException:
+                self._signal()
+                raise
+        if self._calls:
+            self._signal()
+
+    def close(self) -> None:
+        """Make no more calls."""
+        self._calls.clear()
+        with self._closing:
+            fd, self._fd = self._fd, None
+            if fd is not None:
+                os.close(fd)
+
+
+class ThreadCalls:
+    """Calls made by a thread of the pool."""
+
+    def __init__(self) -> None:
+        self.propagated: tuple[type[BaseException], ...] = ()
+        # One that may be used in signal handlers, unlike those with a lock written in Python.
+        self._calls: queue.SimpleQueue[tuple[Callable[..., object], tuple[Any, ...]] | None] = (
+            queue.SimpleQueue()
+        )
+        self.ran: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self.is_watched = False
+        self._thread = threading.Thread(
+            target=self._run, name="deadpool-celery-callbacks", daemon=True
+        )
+        self._thread.start()
+
+    def post(self, function: Callable[..., object], *args: Any) -> None:
+        """Have ``function(*args)`` called. Does not block; may be called from any thread."""
+        self._calls.put((function, args))
+
+    def _run(self) -> None:
+        while (item := self._calls.get()) is not None:
+            function, args = item
+            try:
+                function(*args)
+            except BaseException as error:
+                # There is no loop to raise it in: have the main thread end the worker, as it would.
+                _logger.critical("a callback of a task ends the worker: %r", error, exc_info=True)
+                worker_state.should_terminate = EX_FAILURE
+            del item, function, args
+            if self.is_watched:
+                self.ran.put(None)
+
+    def close(self) -> None:
+        """Make no more calls, and wait for the one that is being made. Blocks."""
+        self._calls.put(None)
+        if threading.current_thread() is not self._thread:
+            self._thread.join()

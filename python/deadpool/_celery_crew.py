@@ -1,0 +1,99 @@
+"""The worker processes of a :class:`deadpool.celery.TaskPool`."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from . import _celery_worker
+from ._celery_settings import Settings
+from ._executor import _DRAIN, Deadpool
+
+
+class Crew:
+    """An executor, and those before it that still have tasks to finish.
+
+    :param app: The app whose tasks are run.
+    :param initargs: The app and the host's name, as Celery has them.
+    :param size: How many processes; 0 is possible, until the first task.
+    :param settings: What they are made with.
+    :raises celery.exceptions.ImproperlyConfigured: If the app can't be taken to them.
+    """
+
+    def __init__(self, app: Any, initargs: Any, size: int, settings: Settings) -> None:
+        self.size = size
+        self._settings = settings
+        self._exits = 0
+        app, hostname = initargs or (app, None)
+        self._luggage = _celery_worker.Luggage.packed(app, hostname, settings)
+        self._former: list[Deadpool] = []
+        if settings.start_method != "fork":
+            # Celery wants to see it in new interpreters before the program's modules are imported.
+            os.environ[_celery_worker.FRESH_INTERPRETER] = "1"
+        self.executor = self._make()
+
+    def _make(self) -> Deadpool:
+        settings = self._settings
+        return Deadpool(
+            max(self.size, 1),
+            max_tasks_per_child=settings.max_tasks_per_child,
+            max_worker_memory_bytes=settings.max_worker_memory_bytes,
+            mp_context=settings.start_method,
+            initializer=_celery_worker.start,
+            initargs=(self._luggage,),
+            finalizer=_celery_worker.finish,
+            # The event loop must never wait for room.
+            max_backlog=None,
+            # So tasks may have processes of their own; they are killed with them.
+            daemon=False,
+            malloc_trim_rss_memory_threshold_bytes=settings.trim_memory_threshold_bytes,
+            on_initializer_error="fail",
+            kill_grace_period=settings.kill_grace_period,
+            worker_start_timeout=settings.worker_start_timeout,
+            on_worker_down=self._down,
+        )
+
+    def _down(self, _pid: int, _exitcode: int | None) -> None:
+        self._exits += 1
+
+    def take_exits(self) -> int:
+        """Return how many processes have exited since this was called last."""
+        exits, self._exits = self._exits, 0
+        return exits
+
+    def pids(self) -> set[int]:
+        """Return the processes that there are."""
+        executors = [self.executor, *self._former]
+        workers = [worker for executor in executors for worker in executor.workers()]
+        return {worker.pid for worker in workers if worker.pid is not None}
+
+    def resize(self, size: int) -> None:
+        """Have so many processes. Those too many go when they are idle."""
+        self.size = size
+        self.executor.resize(max(size, 1))
+
+    def restart(self) -> None:
+        """Start all processes anew, from a new interpreter. Tasks that run or wait are finished."""
+        former, self.executor = self.executor, self._make()
+        # Not by clear_workers(): their successors would have the code that was imported before.
+        former._close(_DRAIN, False)
+        self._former = [*(other for other in self._former if other.workers()), former]
+
+    def stop(self) -> None:
+        """Wait until all tasks are finished and all processes gone. Blocks."""
+        for executor in [*self._former, self.executor]:
+            executor.shutdown(wait=True)
+        self._forget()
+
+    def kill(self) -> None:
+        """Kill all processes and what they started, and wait until they are gone. Blocks."""
+        executors = [*self._former, self.executor]
+        for executor in executors:
+            executor.kill_workers()
+        for executor in executors:
+            executor.shutdown(wait=True)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._luggage.close()
+        os.environ.pop(_celery_worker.FRESH_INTERPRETER, None)

@@ -1,0 +1,32 @@
+"""What the pool runs where the tests do without Celery's tracer."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import Any
+
+
+def pid() -> int:
+    return os.getpid()
+
+
+def sleep(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def raise_it(error: BaseException) -> None:
+    raise error
+
+
+def raise_value_error(_value: Any) -> None:
+    raise ValueError("of a callback")
+
+
+def raise_memory_error(_value: Any) -> None:
+    raise MemoryError("of a callback")

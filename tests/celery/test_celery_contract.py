@@ -1,0 +1,325 @@
+"""The contract of Celery's pools, called as Celery calls it, without a worker around it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import contract_tasks
+import pytest
+from celery import Celery
+from celery.exceptions import (
+    ImproperlyConfigured,
+    SoftTimeLimitExceeded,
+    Terminated,
+    TimeLimitExceeded,
+    WorkerLostError,
+)
+from kombu.asynchronous import Hub, set_event_loop
+from kombu.asynchronous.semaphore import LaxBoundedSemaphore
+from processes import await_death, eventually
+
+from deadpool.celery import TaskPool
+
+
+def bare(error: Any) -> BaseException:
+    """Return the exception below the traceback that billiard wraps around it."""
+    wrapped: BaseException = getattr(error, "exc", error)
+    return wrapped
+
+
+class Told:
+    """What a pool has told of a task, in order, and by which threads."""
+
+    def __init__(self) -> None:
+        self.all: list[tuple[str, Any]] = []
+        self.threads: set[int] = set()
+
+    def _add(self, name: str, value: Any) -> None:
+        self.threads.add(threading.get_ident())
+        self.all.append((name, value))
+
+    def callbacks(self) -> dict[str, Any]:
+        return {
+            "callback": lambda value: self._add("done", value),
+            "error_callback": lambda einfo: self._add("failed", bare(einfo.exception)),
+            "accept_callback": lambda pid, at: self._add("accepted", (pid, at)),
+            "timeout_callback": lambda soft, timeout: self._add("timed out", (soft, timeout)),
+        }
+
+    @property
+    def names(self) -> list[str]:
+        return [name for name, _ in self.all]
+
+    def value(self, name: str) -> Any:
+        (value,) = [value for other, value in self.all if other == name]
+        return value
+
+
+class InThread:
+    """A pool as it is without an event loop."""
+
+    def __init__(self, limit: int = 1, **options: Any) -> None:
+        app = Celery("contract", broker="memory://", set_as_current=False)
+        app.conf.update(options.pop("config", {}))
+        app.conf.include = ["contract_tasks"]
+        self.pool = TaskPool(
+            limit, True, app=app, initargs=(app, "contract@host"), **self.options(limit), **options
+        )
+        self.pool.start()
+
+    def options(self, limit: int) -> dict[str, Any]:
+        return {"threads": True}
+
+    def wait_for(self, condition: Any) -> None:
+        eventually(condition)
+
+    def apply(self, target: Any, *args: Any, **options: Any) -> tuple[Told, Any]:
+        told = Told()
+        job = self.pool.apply_async(target, args, **told.callbacks(), **options)
+        return told, job
+
+    def run(self, target: Any, *args: Any, **options: Any) -> Told:
+        told, _job = self.apply(target, *args, **options)
+        self.wait_for(lambda: {"done", "failed"} & set(told.names))
+        return told
+
+    def check_thread(self, told: Told) -> None:
+        assert len(told.threads) == 1
+        assert told.threads != {threading.get_ident()}
+
+    def end(self) -> None:
+        self.pool.close()
+        self.pool.terminate()
+
+
+class InHub(InThread):
+    """A pool as it is with an event loop."""
+
+    def options(self, limit: int) -> dict[str, Any]:
+        self.hub = set_event_loop(Hub())
+        self.semaphore = LaxBoundedSemaphore(limit)
+        return {"threads": False, "semaphore": self.semaphore}
+
+    def __init__(self, limit: int = 1, **options: Any) -> None:
+        super().__init__(limit, **options)
+        self.pool.register_with_event_loop(self.hub)
+        self.pool.putlocks = False
+
+    def wait_for(self, condition: Any) -> None:
+        deadline = time.monotonic() + 20
+        while not condition():
+            assert time.monotonic() < deadline
+            self.hub.run_once()
+
+    def check_thread(self, told: Told) -> None:
+        assert told.threads == {threading.get_ident()}
+
+    def end(self) -> None:
+        super().end()
+        self.hub.close()
+
+
+@pytest.fixture(params=[InThread, InHub], ids=["thread", "hub"])
+def make(request: pytest.FixtureRequest) -> Iterator[Any]:
+    made: list[InThread] = []
+
+    def one(limit: int = 1, **options: Any) -> InThread:
+        made.append(request.param(limit, **options))
+        return made[-1]
+
+    yield one
+    for pool in made:
+        pool.end()
+
+
+def test_accepted_then_done(make: Any) -> None:
+    pool = make()
+    told = pool.run(contract_tasks.pid)
+    assert told.names == ["accepted", "done"]
+    pid, at = told.value("accepted")
+    assert told.value("done") == pid != os.getpid()
+    assert 0 <= time.monotonic() - at < 20
+    pool.check_thread(told)
+
+
+def test_what_is_raised_outside_of_a_task(make: Any) -> None:
+    pool = make()
+    for error in (SystemExit(3), MemoryError("no"), KeyboardInterrupt(), ValueError("why")):
+        told = pool.run(contract_tasks.raise_it, error)
+        assert told.names == ["accepted", "failed"]
+        assert type(told.value("failed")) is type(error)
+        assert told.value("failed").args == error.args
+
+
+def test_soft_limit(make: Any) -> None:
+    pool = make()
+    told = pool.run(contract_tasks.sleep, 60, soft_timeout=0.1)
+    assert sorted(told.names) == ["accepted", "failed", "timed out"]
+    assert told.value("timed out") == (True, 0.1)
+    assert type(told.value("failed")) is SoftTimeLimitExceeded
+    pool.check_thread(told)
+
+
+def test_hard_limit(make: Any) -> None:
+    pool = make()
+    told = pool.run(contract_tasks.sleep, 60, timeout=0.1)
+    pool.wait_for(lambda: len(told.all) == 3)
+    assert told.names == ["accepted", "failed", "timed out"]
+    assert type(told.value("failed")) is TimeLimitExceeded
+    assert told.value("failed").args[0] == 0.1
+    assert told.value("timed out") == (False, 0.1)
+    await_death([told.value("accepted")[0]])
+
+
+def test_death(make: Any) -> None:
+    pool = make()
+    told = pool.run(contract_tasks.die)
+    assert told.names == ["accepted", "failed"]
+    assert type(told.value("failed")) is WorkerLostError
+    assert "signal 9 (SIGKILL)" in str(told.value("failed"))
+    assert pool.run(contract_tasks.pid).names == ["accepted", "done"]
+
+
+def test_terminate_job(make: Any) -> None:
+    pool = make()
+    told, job = pool.apply(contract_tasks.sleep, 60)
+    assert weakref.ref(job)() is job
+    pool.wait_for(lambda: told.names == ["accepted"])
+    pool.pool.terminate_job(told.value("accepted")[0], signal.SIGKILL)
+    pool.wait_for(lambda: len(told.all) == 2)
+    assert type(told.value("failed")) is Terminated
+    assert told.value("failed").args == (9,)
+
+
+def test_terminate_before_it_begins(make: Any) -> None:
+    pool = make()
+    running, _ = pool.apply(contract_tasks.sleep, 60)
+    pool.wait_for(lambda: running.names == ["accepted"])
+    pool.pool.putlocks = False
+    told, job = pool.apply(contract_tasks.pid)
+    job.terminate(15)
+    pool.wait_for(lambda: told.all)
+    assert told.names == ["failed"]
+    assert type(told.value("failed")) is Terminated
+
+
+def test_sigusr1_is_a_soft_limit_and_harmless_between_tasks(make: Any) -> None:
+    pool = make()
+    told, _ = pool.apply(contract_tasks.sleep, 60)
+    pool.wait_for(lambda: told.names == ["accepted"])
+    pid = told.value("accepted")[0]
+    pool.pool.terminate_job(pid, signal.SIGUSR1)
+    pool.wait_for(lambda: len(told.all) == 2)
+    assert type(told.value("failed")) is SoftTimeLimitExceeded
+    pool.pool.terminate_job(pid, signal.SIGUSR1)
+    assert pool.run(contract_tasks.pid).value("done") == pid
+
+
+def test_flush_drops_what_has_not_begun(make: Any) -> None:
+    pool = make()
+    running, _ = pool.apply(contract_tasks.sleep, 0.5)
+    pool.wait_for(lambda: running.names == ["accepted"])
+    pool.pool.putlocks = False
+    dropped, _ = pool.apply(contract_tasks.pid)
+    pool.pool.flush()
+    pool.wait_for(lambda: running.names == ["accepted", "done"])
+    assert pool.run(contract_tasks.pid).names == ["accepted", "done"]
+    assert dropped.all == []
+
+
+def test_stop_waits_for_what_was_submitted(make: Any) -> None:
+    pool = make(2)
+    told = [pool.apply(contract_tasks.sleep, 0.3)[0] for _ in range(2)]
+    pids = pool.pool.info["processes"]
+    pool.pool.close()
+    pool.pool.stop()
+    assert [one.names for one in told] == [["accepted", "done"]] * 2
+    await_death(pids)
+    assert pool.pool.apply_async(contract_tasks.pid) is None
+    # As often as one likes, and in any order.
+    pool.pool.stop()
+    pool.pool.close()
+    pool.pool.terminate()
+
+
+def test_terminate_kills(make: Any) -> None:
+    pool = make()
+    told, _ = pool.apply(contract_tasks.sleep, 60)
+    pool.wait_for(lambda: told.names == ["accepted"])
+    pool.pool.terminate()
+    await_death([told.value("accepted")[0]])
+    # Nothing is said of it, so that its message goes back to the broker.
+    assert told.names == ["accepted"]
+
+
+def test_shrink_and_grow(make: Any) -> None:
+    pool = make(2)
+    told = [pool.apply(contract_tasks.sleep, 60)[0] for _ in range(2)]
+    pool.wait_for(lambda: all(one.names == ["accepted"] for one in told))
+    with pytest.raises(ValueError, match="All processes busy"):
+        pool.pool.shrink(1)
+    pool.pool.grow(2)
+    assert pool.pool.num_processes == 4
+    pool.pool.shrink(2)
+    assert pool.pool.num_processes == 2
+    assert all(one.names == ["accepted"] for one in told)
+
+
+def test_a_callback_that_raises_is_logged(make: Any, caplog: pytest.LogCaptureFixture) -> None:
+    pool = make()
+    pool.pool.apply_async(contract_tasks.pid, (), callback=contract_tasks.raise_value_error)
+    pool.wait_for(lambda: "a callback of a task failed" in caplog.text)
+    assert pool.run(contract_tasks.pid).names == ["accepted", "done"]
+
+
+def test_memory_error_of_a_callback_is_not_caught_by_the_hub() -> None:
+    pool = InHub()
+    try:
+        pool.pool.apply_async(contract_tasks.pid, (), callback=contract_tasks.raise_memory_error)
+        with pytest.raises(MemoryError):
+            pool.wait_for(lambda: False)
+        # What came with it is not lost.
+        assert pool.run(contract_tasks.pid).names == ["accepted", "done"]
+    finally:
+        pool.end()
+
+
+def test_semaphore_is_released_once_a_task_and_grows_with_the_pool() -> None:
+    pool = InHub(2)
+    try:
+        told: list[Told] = []
+        for _ in range(6):
+            pool.semaphore.acquire(lambda: told.append(pool.apply(contract_tasks.pid)[0]))
+        assert len(told) == 2
+        pool.wait_for(lambda: len(told) == 6 and all("done" in one.names for one in told))
+        assert pool.semaphore.value == 2
+        pool.pool.grow(1)
+        assert pool.semaphore.value == 3
+        pool.pool.shrink(1)
+        assert pool.semaphore.value == 2
+    finally:
+        pool.end()
+
+
+def test_submitting_waits_for_a_place_without_an_event_loop() -> None:
+    pool = InThread(1)
+    try:
+        began = time.monotonic()
+        first, _ = pool.apply(contract_tasks.sleep, 0.3)
+        second, _ = pool.apply(contract_tasks.pid)
+        assert time.monotonic() - began > 0.3
+        pool.wait_for(lambda: "done" in second.names)
+        assert first.names == ["accepted", "done"]
+    finally:
+        pool.end()
+
+
+def test_app_that_cannot_be_pickled_is_refused_at_start() -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"can't be pickled.*deadpool_start_method"):
+        InThread(config={"task_annotations": {"*": {"on_failure": lambda *_: None}}})
