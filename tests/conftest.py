@@ -16,8 +16,8 @@ from processes import TESTS, Leaks, become_subreaper
 
 import deadpool
 
-# These have a session of their own, with what they need.
-collect_ignore = ["celery", "chancy"]
+# These have a session of their own, with what they need, and a conftest.py that takes this one's name.
+collect_ignore = ["celery"]
 
 
 @pytest.fixture(scope="session", autouse=True)

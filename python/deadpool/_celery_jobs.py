@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import Any
 
 from . import _celery_errors
 from ._celery_calls import Calls, call
 from ._celery_worker import Raised
-from ._exceptions import CancelledError, MemoryLimitError, ProcessError, TimeoutError
+from ._exceptions import MemoryLimitError, ProcessError, TimeoutError
 from ._future import Future
 
 

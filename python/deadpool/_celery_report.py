@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ._celery_settings import Settings
-from ._executor import WorkerInfo
+from ._worker_info import WorkerInfo
 
 
 def writes(workers: Sequence[WorkerInfo], statistics: Mapping[str, int]) -> dict[str, Any]:
