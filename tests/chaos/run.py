@@ -127,13 +127,13 @@ def run(seed: int, tasks: int, method: str, directory: Path) -> Result:
         model.closed = True
         ENDS[plan.end](pool)
         stop(disturbers)
-    if not wait_until(lambda: not _any_alive(submitters)):
+    if not wait_while_going_on(model, lambda: not _any_alive(submitters)):
         problems.append("a submitter is stuck")
     if plan.early == 1:
         # The storm goes on for as long as there is work.
         wait_until(lambda: not model.pending(), 5.0)
         stop(disturbers)
-    if not wait_while_some_end(model):
+    if not wait_while_going_on(model, lambda: not model.pending()):
         stuck = [f"{entry.number} ({entry.order.kind})" for entry in model.pending()]
         problems.append(f"tasks never ended: {stuck}; workers {pool.workers()}")
         faulthandler.dump_traceback()
@@ -193,13 +193,16 @@ def wait_until(condition: Callable[[], bool], seconds: float = BOUNDED_SECONDS) 
     return True
 
 
-def wait_while_some_end(model: Model) -> bool:
-    """Wait until all tasks have ended, as long as now and then one does. Return whether all have."""
-    pending = len(model.pending())
-    while pending:
-        if not wait_until(lambda before=pending: len(model.pending()) < before):  # type: ignore[misc]
+def wait_while_going_on(model: Model, is_over: Callable[[], bool]) -> bool:
+    """Wait as long as now and then a task comes or ends. Return whether it is over."""
+
+    def progress() -> tuple[int, int]:
+        return len(model.entries), len(model.pending())
+
+    while not is_over():
+        before = progress()
+        if not wait_until(lambda before=before: is_over() or progress() != before):  # type: ignore[misc]
             return False
-        pending = len(model.pending())
     return True
 
 

@@ -55,7 +55,13 @@ def run_apart(seed: int, tasks: int, method: str) -> dict[str, Any] | str:
     arguments = [sys.executable, *command(seed, tasks, method), "--json"]
     again = " ".join(["python", *command(seed, tasks, method)])
     with subprocess.Popen(
-        arguments, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        arguments,
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # So that what is left of it can be told from what belongs to this process.
+        start_new_session=True,
     ) as process:
         try:
             out, err = process.communicate(timeout=STUCK_SECONDS)
