@@ -1,8 +1,10 @@
-"""Forking a process object."""
+"""Forking a process, and what a fork must not keep."""
 
 from __future__ import annotations
 
 import os
+import sys
+import threading
 from multiprocessing import popen_fork, util
 
 TYPE_CHECKING = False
@@ -42,3 +44,20 @@ class Popen(popen_fork.Popen):
         held = (from_child, parent_holds)
         self.finalizer = util.Finalize(self, util.close_fds, held)  # type: ignore[attr-defined]
         self.sentinel = from_child
+
+
+def _forget_fork_server() -> None:
+    # To a fork it is a sibling: it can't be waited for, and multiprocessing fails when it tries. And
+    # whoever writes to the descriptor that says that this process lives ends it.
+    module = sys.modules.get("multiprocessing.forkserver")
+    if module is None:
+        return
+    server: Any = module._forkserver
+    alive_fd = server._forkserver_alive_fd
+    server._lock = threading.Lock()
+    server._forkserver_pid = server._forkserver_address = server._forkserver_alive_fd = None
+    if alive_fd is not None:
+        os.close(alive_fd)
+
+
+os.register_at_fork(after_in_child=_forget_fork_server)

@@ -348,16 +348,3 @@ def _preload() -> None:
     server = _fork_server()
     if server._forkserver_pid is None and _worker.__name__ not in server._preload_modules:
         server.set_forkserver_preload([*server._preload_modules, _worker.__name__])
-
-
-def _forget_fork_server() -> None:
-    # To a fork it is a sibling: it can't be waited for, and multiprocessing fails when it tries.
-    server = _fork_server()
-    alive_fd = server._forkserver_alive_fd
-    server._lock = threading.Lock()
-    server._forkserver_pid = server._forkserver_address = server._forkserver_alive_fd = None
-    if alive_fd is not None:
-        os.close(alive_fd)
-
-
-os.register_at_fork(after_in_child=_forget_fork_server)
