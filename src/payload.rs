@@ -179,6 +179,11 @@ impl Payload {
         self.body.is_empty()
     }
 
+    /// Whether a part of it could not be received.
+    pub fn is_lost(&self) -> bool {
+        matches!(self.attachment, Some(Attachment::Lost))
+    }
+
     /// A segment of this process's that goes with it.
     pub fn loan(&self) -> Option<&Loan> {
         match &self.attachment {

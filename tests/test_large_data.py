@@ -275,6 +275,7 @@ def test_a_parent_without_descriptors(make_pool: Any, few_descriptors: Callable[
     assert pool.submit(len, b"x" * MIB).result(LONG_SECONDS) == MIB
     with pytest.raises(OSError, match="too many files are open"):
         pool.submit(fill, MIB).result(LONG_SECONDS)
+    assert pool.get_statistics()["tasks_failed"] == 1
     assert pool.submit(tasks.identity, 1).result(LONG_SECONDS) == 1
 
 

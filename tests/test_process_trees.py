@@ -79,7 +79,7 @@ def test_nothing_survives(
 ) -> None:
     pool = make_pool(mp_context=method)
     function, arguments = TREES[kind]
-    limit = {"deadpool_timeout": 0.6} if end is time_out else {}
+    limit = {"deadpool_timeout": 1.5} if end is time_out else {}
     future = pool.submit(function, begun, *arguments, **limit)
     pids = eventually(lambda: begun.exists() and await_pids(begun))
     end(pool, future, pids[0])

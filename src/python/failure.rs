@@ -15,6 +15,7 @@ use pyo3::types::PyDict;
 use super::future::End;
 use super::serialize::Serializer;
 use super::settle::{Handle, task_name};
+use super::view;
 use crate::outcome::{Cause, DeathReport, Failure, Outcome};
 use crate::payload::Payload;
 
@@ -117,6 +118,7 @@ pub(super) fn decode(py: Python<'_>, handle: &Handle, outcome: Outcome) -> (End,
                 Err(error) => (raised(error), None),
             }
         }
+        Outcome::Raised(payload) if payload.is_lost() => (raised(view::lost()), None),
         Outcome::Raised(payload) => {
             let is_interrupt =
                 |exception: &Py<PyAny>| exception.bind(py).is_instance_of::<PyKeyboardInterrupt>();

@@ -95,16 +95,19 @@ impl View {
     }
 }
 
+/// What is raised in place of data whose descriptor could not be received.
+pub(super) fn lost() -> PyErr {
+    let what = "too many files are open to receive the data of a task";
+    PyOSError::new_err((Errno::EMFILE as i32, what))
+}
+
 /// The pickle of a payload that came with `attachment`, and its out-of-band buffers.
 pub(super) fn open<'py>(
     py: Python<'py>,
     body: &[u8],
     attachment: Attachment,
 ) -> PyResult<(View, Bound<'py, PyList>)> {
-    let Attachment::Received(fd) = attachment else {
-        let what = "too many files are open to receive the data of a task";
-        return Err(PyOSError::new_err((Errno::EMFILE as i32, what)));
-    };
+    let Attachment::Received(fd) = attachment else { return Err(lost()) };
     let segment = Arc::new(Counted::map(&fd)?);
     let layout = Layout::read(body, segment.0.len())?;
     let copies = BORROWED.load(Ordering::Relaxed) > MAX_BORROWED;

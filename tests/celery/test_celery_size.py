@@ -62,9 +62,12 @@ def test_autoscale(start_worker: StartWorker, any_broker: Broker) -> None:
     worker = start_worker(
         *("--autoscale", "3,1"), broker=any_broker, environ={"AUTOSCALE_KEEPALIVE": "1"}
     )
-    tasks = [worker.client.send("sleep", 1, "begun") for _ in range(3)]
-    worker.await_lines("begun", 3)
-    assert len({get(result) for result in tasks}) == 3
+    tasks = [worker.client.send("hold_late", "begun", "release") for _ in range(3)]
+    # Each holds its process until there are three.
+    assert len(set(worker.await_lines("begun", 3))) == 3
+    worker.notes.joinpath("release").touch()
+    for result in tasks:
+        get(result)
     # A task that goes on is not disturbed by the scaling down of the others.
     long = worker.client.send("sleep", 3, "long")
     worker.await_lines("long")

@@ -154,6 +154,8 @@ fn translate<B>(
         Kind::Ready => Event::Ready(worker),
         Kind::InitializerFailed => Event::InitializerFailed { worker, exception: payload },
         Kind::Skipped => Event::Alive(worker),
+        // Its future fails, and so it counts as a failure.
+        Kind::Returned if payload.is_lost() => finished(Outcome::Raised(payload)),
         Kind::Returned => finished(Outcome::Returned(payload)),
         Kind::Raised => finished(Outcome::Raised(payload)),
         Kind::Task | Kind::Environ | Kind::Retire => {
