@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 
@@ -14,6 +15,13 @@ def pid() -> int:
 
 def sleep(seconds: float) -> None:
     time.sleep(seconds)
+
+
+def note_and_wait(begun: Path) -> None:
+    """Say that it runs, and wait in steps, so that no signal comes just before a long one."""
+    begun.touch()
+    while True:
+        time.sleep(0.01)
 
 
 def die() -> None:
