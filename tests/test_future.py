@@ -340,7 +340,10 @@ def wait_for_what_is_cancelled(pool: deadpool.Deadpool, begun: Path, release: Pa
             seen.put(error)
 
     running.add_done_callback(lambda done: seen.put("called"))
-    pool.submit(abs, 0).add_done_callback(wait_for_running)
+    # It ends when it has its callback, so that this is not called here and now.
+    gate = release.with_name("gate")
+    pool.submit(tasks.await_file, gate).add_done_callback(wait_for_running)
+    gate.touch()
     assert waits.wait(20)
     running.cancel()
     release.touch()

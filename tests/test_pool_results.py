@@ -23,6 +23,23 @@ def pool(_nothing_left: None) -> Iterator[Pool]:
         yield pool
 
 
+def test_a_callback_that_exits_stops_no_other_one() -> None:
+    def leave(_result: object) -> None:
+        raise SystemExit
+
+    with Pool(1) as pool:
+        assert pool.apply_async(abs, (-1,), {}, leave).get(20) == 1
+        seen: list[int] = []
+        assert pool.apply_async(abs, (-2,), {}, seen.append).get(20) == 2
+        assert seen == [2]
+
+
+@pytest.mark.parametrize("kwds", [[("x", 1)], {1: 1}])
+def test_keywords_that_are_none(kwds: Any) -> None:
+    with Pool(1) as pool, pytest.raises(TypeError, match=r"mapping|keywords must be strings"):
+        pool.apply_async(abs, (-1,), kwds).get(20)
+
+
 def test_waiting_with_a_timeout(pool: Pool, tmp_path: Path) -> None:
     result = pool.apply_async(pool_tasks.hold_begun, (tmp_path, 7))
     begun = time.monotonic()

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 # The pool's priorities are from 0 to 2**32 - 1 and the smallest is first; in Chancy the largest is.
 _MIDDLE_PRIORITY = 1 << 31
+_LAST_PRIORITY = (1 << 32) - 1
 
 
 class PoolExecutor(ConcurrentExecutor):  # type: ignore[misc]  # Chancy has no types.
@@ -51,7 +52,7 @@ class PoolExecutor(ConcurrentExecutor):  # type: ignore[misc]  # Chancy has no t
         | Executor.Capability.MEMORY_LIMITS
     )
 
-    def __init__(self, worker: Worker, queue: Queue, **options: Any) -> None:
+    def __init__(self, worker: Worker, queue: Queue, /, **options: Any) -> None:
         super().__init__(worker, queue)
         try:
             self.options = _chancy_options.check(options, self.concurrency)
@@ -128,7 +129,7 @@ class PoolExecutor(ConcurrentExecutor):  # type: ignore[misc]  # Chancy has no t
                 deadpool_timeout=seconds,
                 deadpool_memory_limit_bytes=self.get_limit(job, Limit.Type.MEMORY),
                 deadpool_retries=self.options.retries,
-                deadpool_priority=_MIDDLE_PRIORITY - job.priority,
+                deadpool_priority=min(_MIDDLE_PRIORITY - job.priority, _LAST_PRIORITY),
             )
         except Exception as error:
             # A limit that is no number, say. Raised here it would end the queue, not the job.

@@ -49,6 +49,8 @@ def pair(outcome: Any) -> tuple[Any, Any]:
     """
     if not (isinstance(outcome, tuple) and len(outcome) == 2):
         raise TypeError(f"job_wrapper must return the job and its result, not {type(outcome)}")
+    if not hasattr(outcome[0], "claim_id"):
+        raise TypeError(f"job_wrapper must return the job first, not {type(outcome[0])}")
     return outcome
 
 

@@ -23,7 +23,8 @@ def call(function: Callable[..., object] | None, *args: Any, **kwargs: Any) -> N
         return
     try:
         function(*args, **kwargs)
-    except Exception:
+    except BaseException:
+        # A SystemExit would end the thread that calls them all, and nobody would be told any more.
         _logger.exception("the callback %r failed", function)
 
 

@@ -69,7 +69,7 @@ class Engine:
         self,
         func: Any,
         args: Iterable[Any],
-        kwds: Mapping[str, Any],
+        kwds: Any,
         *,
         timeout: float | None = None,
         soft_timeout: float | None = None,
@@ -80,6 +80,11 @@ class Engine:
         """
         if not callable(func):
             return _failed(TypeError(f"{type(func).__name__!r} object is not callable"))
+        if not isinstance(kwds, Mapping):
+            kind = type(kwds).__name__
+            return _failed(TypeError(f"argument after ** must be a mapping, not {kind}"))
+        if not all(isinstance(name, str) for name in kwds):
+            return _failed(TypeError("keywords must be strings"))
         limits: dict[str, Any] = {}
         if timeout is not None:
             limits["deadpool_timeout"] = timeout

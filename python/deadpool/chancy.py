@@ -84,11 +84,11 @@ class DeadpoolExecutor(PoolExecutor):
             django.setup()
 
     @classmethod
-    def job_wrapper(cls, job: QueuedJob) -> tuple[QueuedJob, Any]:
+    def job_wrapper(cls, job: QueuedJob, *_: object) -> tuple[QueuedJob, Any]:
         """Run a job in a worker process, and return it with its result.
 
         For subclasses to extend. One that takes the two further arguments of Chancy's
-        ``ProcessExecutor`` gets empty dictionaries for them.
+        ``ProcessExecutor`` gets empty dictionaries for them, and may pass them on.
 
         :returns: The job, whose ``meta`` it may have changed, and what its function returned.
         """
