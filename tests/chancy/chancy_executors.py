@@ -52,7 +52,7 @@ class FromProcessExecutor(DeadpoolExecutor):
     def job_wrapper(cls, job: QueuedJob, pids_for_job: Any, pending: Any) -> Any:  # type: ignore[override]
         pids_for_job[job.id] = os.getpid()
         pending.pop(job.id, None)
-        return super().job_wrapper(job)
+        return super().job_wrapper(job, pids_for_job, pending)
 
 
 class Forgetful(DeadpoolExecutor):

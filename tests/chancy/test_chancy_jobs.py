@@ -6,7 +6,7 @@ import chancy_jobs as jobs
 import pytest
 from chancy import QueuedJob
 from chancy.plugin import Plugin
-from chancy_site import Site, error_of
+from chancy_site import Site, begun, error_of
 
 State = QueuedJob.State
 
@@ -136,6 +136,8 @@ def test_the_order_of_priorities_and_the_queues_concurrency(site: Site) -> None:
     async def story() -> None:
         release = site.file("release")
         first = await site.push(jobs.hold, begun=site.file("begun"), release=release)
+        # Only while it holds the queue do the others wait for each other.
+        await begun(site.file("begun"))
         low = [await site.push(jobs.stamp, priority=1) for _ in range(3)]
         high = [await site.push(jobs.stamp, priority=2) for _ in range(3)]
         jobs.note(release)
