@@ -11,6 +11,7 @@ import sys
 import textwrap
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,22 @@ def test_a_job_can_be_terminated_by_its_process(tmp_path: Path) -> None:
         assert pool.apply(abs, (-1,)) == 1
 
 
+def test_a_signal_that_there_is_not_marks_nothing(tmp_path: Path) -> None:
+    with Pool(1) as pool:
+        result = pool.apply_async(pool_tasks.hold_begun, (tmp_path, 1))
+        tasks.await_file(tmp_path / "begun-1")
+        eventually(result.accepted)
+        (pid,) = result.worker_pids()
+        for number in (0, -9, 999):
+            with pytest.raises(ValueError, match="sig"):
+                pool.terminate_job(pid, number)
+            with pytest.raises(ValueError, match="signum"):
+                result.terminate(number)
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(WorkerLostError):
+            result.get(LONG_SECONDS)
+
+
 @pytest.mark.parametrize("signum", [None, signal.SIGKILL])
 def test_a_result_can_be_terminated(tmp_path: Path, signum: int | None) -> None:
     with Pool(1) as pool:
@@ -219,6 +236,28 @@ def test_growing_and_shrinking(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="Can't shrink"):
             pool.shrink()
         assert pool.apply(abs, (-1,)) == 1
+
+
+def test_threads_that_grow_and_shrink_at_the_same_time_agree() -> None:
+    with Pool(4) as pool:
+
+        def go_up_and_down() -> None:
+            for _ in range(20):
+                pool.grow(2)
+                pool.apply(abs, (-1,))
+                while True:
+                    try:
+                        pool.shrink(2)
+                        break
+                    except ValueError:
+                        pass  # The others' workers are busy.
+
+        with ThreadPoolExecutor(4) as threads:
+            for turn in [threads.submit(go_up_and_down) for _ in range(4)]:
+                turn.result(LONG_SECONDS)
+        assert pool._processes == 4
+        eventually(lambda: len(pool._engine.executor.workers()) == 4)
+        assert pool.map(abs, range(100)) == list(range(100))
 
 
 def test_restart_replaces_all_workers() -> None:

@@ -95,6 +95,12 @@ def test_daemonic_workers_have_no_pools_of_their_own() -> None:
         ({"compat": "celery"}, ValueError()),
         ({"max_memory_per_child": 0}, ValueError()),
         ({"on_process_up": 1}, TypeError()),
+        ({"on_timeout_set": 1}, TypeError("on_timeout_set must be a callable")),
+        ({"on_timeout_cancel": 1}, TypeError("on_timeout_cancel must be a callable")),
+        ({"initargs": 1}, TypeError("initargs must be an iterable")),
+        ({"initargs": None}, TypeError("initargs must be an iterable")),
+        ({"context": "thread"}, ValueError("cannot find context for 'thread'")),
+        ({"context": 7}, TypeError("context must be a multiprocessing context")),
     ],
 )
 def test_bad_options(options: dict[str, Any], error: Exception) -> None:
@@ -106,6 +112,8 @@ def test_bad_calls(pool: Pool) -> None:
     for submit in (pool.imap, pool.imap_unordered, pool.map):
         with pytest.raises(ValueError, match=r"Chunksize must be 1\+, not 0"):
             submit(abs, [1], 0)
+        with pytest.raises(TypeError, match="'float' object cannot be interpreted as an integer"):
+            submit(abs, [1], 1.5)  # type: ignore[arg-type]
     for call in (pool.apply, pool.apply_async):
         with pytest.raises(TypeError, match="'int' object is not callable"):
             result = call(7)  # type: ignore[arg-type]
@@ -116,8 +124,19 @@ def test_bad_calls(pool: Pool) -> None:
         pool.map(abs, 5)  # type: ignore[arg-type]
     with pytest.raises(TypeError):
         next(pool.imap(abs, 5))  # type: ignore[arg-type]
+    for name in ("callback", "error_callback", "accept_callback", "timeout_callback"):
+        with pytest.raises(TypeError, match=f"^{name} must be a callable"):
+            pool.apply_async(abs, [1], **{name: 1})
+    for name in ("callback", "error_callback"):
+        with pytest.raises(TypeError, match=f"^{name} must be a callable"):
+            pool.map_async(abs, [1], **{name: 1})  # type: ignore[arg-type]
     with pytest.raises(NotImplementedError, match="pool objects cannot be passed"):
         pickle.dumps(pool)
+
+
+def test_odd_arguments_that_the_standard_library_takes() -> None:
+    with Pool(True, maxtasksperchild=True, context="spawn") as pool:
+        assert len({pool.apply(os.getpid) for _ in range(2)}) == 2
 
 
 def test_an_exception_keeps_its_type_and_shows_where_it_was_raised(pool: Pool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import signal
 from collections.abc import Iterable
 
 TYPE_CHECKING = False
@@ -52,6 +53,19 @@ def check_callable(name: str, value: Any) -> None:
     """
     if value is not None and not callable(value):
         raise TypeError(f"{name} must be a callable, not {type(value)}")
+
+
+def check_signal(name: str, value: Any) -> int:
+    """Return a signal's number.
+
+    :raises TypeError: If it is no integer.
+    :raises ValueError: If there is no such signal.
+    """
+    number = check_whole(name, value, 1)
+    if number not in signal.valid_signals():
+        raise ValueError(f"{name} must be the number of a signal, not {value!r}")
+    assert number is not None
+    return number
 
 
 def check_arguments(name: str, value: Any) -> tuple[Any, ...]:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
 from typing import Any, TypeVar
 
+from ._checks import check_signal
 from ._future import Future
 from ._pool_callbacks import Callbacks, call
 from ._pool_engine import Engine
@@ -126,8 +127,9 @@ class ApplyResult(multiprocessing.pool.ApplyResult[T]):
         """End the task: if it runs, by sending a signal to its worker's process tree.
 
         :param signum: The signal; SIGTERM by default.
+        :raises ValueError: If there is no such signal.
         """
-        self._terminated = int(signal.SIGTERM if signum is None else signum)
+        self._terminated = check_signal("signum", signal.SIGTERM if signum is None else signum)
         for future in self._kept():
             future.cancel_and_kill_if_running(self._terminated)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import multiprocessing.pool
 import operator
 import signal
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from multiprocessing.context import BaseContext
@@ -19,7 +20,7 @@ from types import TracebackType
 from typing import Any, NoReturn, TypeVar
 
 from . import _pool_imap, _pool_worker
-from ._checks import check_callable, check_seconds, check_whole
+from ._checks import check_arguments, check_callable, check_seconds, check_signal, check_whole
 from ._executor import Deadpool, _check_importable
 from ._pool_callbacks import Callbacks, Teller
 from ._pool_crew import Crew, PoolProcess
@@ -68,8 +69,8 @@ class Pool(multiprocessing.pool.Pool):
         the task that waits for the worker fails with a :class:`deadpool.ProcessError`.
     :param initargs: Its arguments.
     :param maxtasksperchild: After how many tasks, calls or chunks, a worker is replaced.
-    :param context: A multiprocessing context; by default that of :mod:`multiprocessing`, and so its
-        start method.
+    :param context: A multiprocessing context, or a start method's name; by default that of
+        :mod:`multiprocessing`, and so its start method.
     :param timeout: Seconds that a task, a call or a chunk, may run before it is killed and fails with
         :class:`TimeLimitExceeded`. 0 means at once, None means for ever.
     :param soft_timeout: Seconds after which :class:`SoftTimeLimitExceeded` is raised in the task.
@@ -98,7 +99,7 @@ class Pool(multiprocessing.pool.Pool):
         initializer: Callable[..., object] | None = None,
         initargs: Iterable[Any] = (),
         maxtasksperchild: int | None = None,
-        context: BaseContext | None = None,
+        context: BaseContext | str | None = None,
         *,
         timeout: float | None = None,
         soft_timeout: float | None = None,
@@ -116,9 +117,11 @@ class Pool(multiprocessing.pool.Pool):
         allow_restart: bool = False,  # noqa: ARG002
         enable_timeouts: bool = False,  # noqa: ARG002
     ) -> None:
-        if processes is not None and operator.index(processes) < 1:
-            raise ValueError("Number of processes must be at least 1")
-        _check_maxtasksperchild(maxtasksperchild)
+        if processes is not None:
+            processes = int(operator.index(processes))
+            if processes < 1:
+                raise ValueError("Number of processes must be at least 1")
+        maxtasksperchild = _check_maxtasksperchild(maxtasksperchild)
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
         if compat not in (None, "billiard"):
@@ -129,29 +132,34 @@ class Pool(multiprocessing.pool.Pool):
         check_whole("max_memory_per_child", max_memory_per_child, 1)
         check_callable("on_process_up", on_process_up)
         check_callable("on_process_down", on_process_down)
+        check_callable("on_timeout_set", on_timeout_set)
+        check_callable("on_timeout_cancel", on_timeout_cancel)
+        initargs = check_arguments("initargs", initargs)
         self._is_billiard = compat == "billiard"
         self._on_timeouts = {"timeout_set": on_timeout_set, "timeout_cancelled": on_timeout_cancel}
-        self._ctx = context or multiprocessing.get_context()
+        self._ctx = _check_context(context)
         method = self._ctx.get_start_method()
         if method != "fork":
             _check_importable(initializer)
         teller = Teller()
         crew = Crew(teller, on_process_up, on_process_down)
         executor = Deadpool(
-            processes if processes is None else operator.index(processes),
+            processes,
             max_tasks_per_child=maxtasksperchild,
             max_worker_memory_bytes=None
             if max_memory_per_child is None
             else max_memory_per_child << 10,
             mp_context=self._ctx,
             initializer=_pool_worker.start,
-            initargs=(method, initializer, tuple(initargs)),
+            initargs=(method, initializer, initargs),
             max_backlog=None,
             on_initializer_error="fail",
             on_worker_up=crew.up,
             on_worker_down=crew.down,
         )
         self._processes = executor._max_workers
+        # Held while the size changes.
+        self._resizing = threading.Lock()
         if self._is_billiard:
             timeout, soft_timeout = timeout or None, soft_timeout or None
         self._limits = {"timeout": timeout, "soft_timeout": soft_timeout}
@@ -245,6 +253,7 @@ class Pool(multiprocessing.pool.Pool):
             "timeout": self._limit("timeout", timeout),
             "soft_timeout": self._limit("soft_timeout", soft_timeout),
         }
+        callbacks = self._callbacks(callback, error_callback, accept_callback, timeout_callback)
         waits = self._putlocks if waitforslot is None else waitforslot
         if waits:
             self._slots.acquire()
@@ -258,7 +267,6 @@ class Pool(multiprocessing.pool.Pool):
             raise
         if waits:
             release_after(self._slots, future)
-        callbacks = self._callbacks(callback, error_callback, accept_callback, timeout_callback)
         return ApplyResult(
             self._engine, [future], callbacks, correlation_id=correlation_id, **limits
         )
@@ -320,13 +328,13 @@ class Pool(multiprocessing.pool.Pool):
         items: Any = iterable if hasattr(iterable, "__len__") else list(iterable)
         if chunksize is None:
             chunksize = max(1, -(-len(items) // (self._processes * 4)))
-        _check_chunksize(chunksize)
+        chunksize = _check_chunksize(chunksize)
+        callbacks = self._callbacks(callback, error_callback)
         task: Any = func
         if callable(task):
             task = over(func)
         chunks = _pool_imap.Chunks(items, chunksize)
         futures = [self._engine.submit(task, [chunk], {}, **self._limits) for chunk in chunks]
-        callbacks = self._callbacks(callback, error_callback)
         return MapResult(self._engine, futures, callbacks, error=chunks.error, **self._limits)
 
     def imap(
@@ -349,8 +357,7 @@ class Pool(multiprocessing.pool.Pool):
         self, func: Callable[[S], T], iterable: Iterable[S], chunksize: int | None, *, ordered: bool
     ) -> IMapIterator[T]:
         self._check_running()
-        chunksize = 1 if chunksize is None else chunksize
-        _check_chunksize(chunksize)
+        chunksize = 1 if chunksize is None else _check_chunksize(chunksize)
         task = func if chunksize == 1 or not callable(func) else _pool_worker.OverChunk(func)
         return _pool_imap.start(
             self._engine,
@@ -392,18 +399,21 @@ class Pool(multiprocessing.pool.Pool):
 
     def grow(self, n: int = 1) -> None:
         """Add workers."""
-        self._resize(check_whole("n", n, 0) or 0)
+        with self._resizing:
+            self._resize(check_whole("n", n, 0) or 0)
 
     def shrink(self, n: int = 1) -> None:
         """Remove workers that are idle.
 
         :raises ValueError: If so many are not.
         """
-        check_whole("n", n, 0)
-        idle = [worker for worker in self._engine.executor.workers() if worker.state != "busy"]
-        if len(idle) < n or self._processes <= n:
-            raise ValueError("Can't shrink pool. All processes busy!")
-        self._resize(-n)
+        n = check_whole("n", n, 0) or 0
+        with self._resizing:
+            workers = self._engine.executor.workers()
+            idle = [worker for worker in workers if worker.state != "busy"]
+            if len(idle) < n or self._processes <= n:
+                raise ValueError("Can't shrink pool. All processes busy!")
+            self._resize(-n)
 
     def _resize(self, change: int) -> None:
         self._check_running()
@@ -418,11 +428,16 @@ class Pool(multiprocessing.pool.Pool):
         self._engine.executor.clear_workers()
 
     def terminate_job(self, pid: int, sig: int | None = None) -> None:
-        """Send a signal, SIGTERM by default, to a worker; its task fails with :class:`Terminated`."""
+        """Send a signal, SIGTERM by default, to a worker; its task fails with :class:`Terminated`.
+
+        Does nothing if no worker of this pool has that id.
+
+        :raises ValueError: If there is no such signal.
+        """
+        number = check_signal("sig", signal.SIGTERM if sig is None else sig)
         # A task may be known to run on a process before the thread that tells of both has told.
         is_ours = pid in {worker.pid for worker in self._engine.executor.workers()}
         timeout = _START_SECONDS if is_ours else 0.0
-        number = signal.SIGTERM if sig is None else sig
         self._engine.crew.terminate_job(pid, number, timeout)
 
     def did_start_ok(self) -> bool:
@@ -461,18 +476,34 @@ class Pool(multiprocessing.pool.Pool):
         check_seconds(name, value)
         return value
 
-    def _callbacks(self, *callbacks: Any) -> Callbacks:
-        names = ("done", "failed", "accepted", "timed_out")
+    def _callbacks(
+        self, done: Any, failed: Any, accepted: Any = None, timed_out: Any = None
+    ) -> Callbacks:
+        check_callable("callback", done)
+        check_callable("error_callback", failed)
+        check_callable("accept_callback", accepted)
+        check_callable("timeout_callback", timed_out)
         wrap = exception_info if self._is_billiard else None
-        given = dict(zip(names, callbacks, strict=False))
-        return Callbacks(**given, **self._on_timeouts, wrap=wrap)
+        return Callbacks(done, failed, accepted, timed_out, **self._on_timeouts, wrap=wrap)
 
 
-def _check_maxtasksperchild(value: Any) -> None:
+def _check_maxtasksperchild(value: Any) -> int | None:
     if value is not None and (not isinstance(value, int) or value <= 0):
         raise ValueError("maxtasksperchild must be a positive int or None")
+    # True is an int as well.
+    return None if value is None else int(value)
 
 
-def _check_chunksize(chunksize: int) -> None:
+def _check_context(context: BaseContext | str | None) -> BaseContext:
+    if context is None or isinstance(context, str):
+        return multiprocessing.get_context(context)
+    if not isinstance(context, BaseContext):
+        raise TypeError(f"context must be a multiprocessing context, not {type(context)}")
+    return context
+
+
+def _check_chunksize(chunksize: int) -> int:
+    chunksize = operator.index(chunksize)
     if chunksize < 1:
         raise ValueError(f"Chunksize must be 1+, not {chunksize}")
+    return chunksize
