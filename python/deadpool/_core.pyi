@@ -14,6 +14,7 @@ __all__ = [
     "Completer",
     "FutureBase",
     "Launcher",
+    "ParentWatch",
     "PoolBase",
     "RoomBell",
     "Worker",
@@ -172,6 +173,13 @@ class PoolBase:
     def _workers(
         self,
     ) -> list[tuple[int | None, str, str | None, float | None, int, int | None]]: ...
+
+@final
+class ParentWatch:
+    """Ends this process with its parent, until it is told to stop."""
+
+    def __new__(cls, parent: int) -> ParentWatch: ...
+    def stop(self) -> None: ...
 
 @final
 class Worker:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import multiprocessing
-import multiprocessing.forkserver
 import os
 import select
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from types import SimpleNamespace
 
-from . import _exit, _fork, _worker
+from . import _exit, _fork, _fork_client, _worker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ _logger = logging.getLogger("deadpool.launcher")
 # How long a zygote that was dismissed may take to end.
 _EXIT_SECONDS = 10.0
 
-# More descriptors than are taken by any start of a process, that of the fork server included.
+# More descriptors than are taken by any start of a process.
 _START_DESCRIPTORS = 24
 
 # How often it is looked whether a zygote has ended, where it can't tell.
@@ -46,6 +46,15 @@ class StartMethod(SimpleNamespace):
 
     context: BaseContext
     name: str
+
+    @property
+    def has_fork_server(self) -> bool:
+        """Whether zygotes are forked by the fork server that is ours.
+
+        A program that was frozen into one file is no interpreter that could run it. Such a program
+        knows how to start the fork server of :mod:`multiprocessing`.
+        """
+        return self.name == "forkserver" and not getattr(sys, "frozen", False)
 
     @property
     def zygote_each(self) -> bool:
@@ -205,7 +214,8 @@ class Threads:
                 pid = self._start_zygote(number, control, launcher)
             except BaseException as error:
                 # Whatever it is, the pool must hear of it, or it would wait for ever.
-                _logger.warning("a zygote could not be started", exc_info=True)
+                if not isinstance(error, _fork_client.NotWantedError):
+                    _logger.warning("a zygote could not be started", exc_info=True)
                 launcher.failed(number, f"{type(error).__name__}: {error}")
                 self._first_starts.give_up()
             else:
@@ -222,8 +232,6 @@ class Threads:
         inherited: tuple[int, ...] = ()
         if self._method.name == "fork":
             inherited = tuple(fd for fd in launcher.descriptors() if fd != control)
-        elif self._method.name == "forkserver":
-            _preload()
         process: BaseProcess = self._method.context.Process(  # type: ignore[attr-defined]
             target=_worker.run_zygote,
             args=(_worker.Descriptor(control), self._spec, inherited),
@@ -232,17 +240,21 @@ class Threads:
         )
         # Not by start(): then multiprocessing would list it among the children of the user, and
         # wait for it at exit. It ends when the supervisor or this process does.
-        with _without_interrupts(self._method):
-            make: Any = process._Popen  # type: ignore[attr-defined]
-            popen = (_fork.Popen if self._method.name == "fork" else make)(process)
+        popen: Any
+        if self._method.has_fork_server:
+            popen = _fork_client.Popen(process, control)
+        else:
+            with _without_interrupts(self._method):
+                make: Any = process._Popen  # type: ignore[attr-defined]
+                popen = (_fork.Popen if self._method.name == "fork" else make)(process)
         self._zygotes[number] = popen
         pid: int = popen.pid
         return pid
 
     def _ends(self, popen: Any) -> bool:
         """Wait for the end of a zygote that was dismissed; return whether it came."""
-        if self._method.name == "forkserver":
-            return popen.wait(_EXIT_SECONDS) is not None
+        if self._method.has_fork_server:
+            return bool(popen.wait(_EXIT_SECONDS))
         # Not by its sentinel, a pipe that children which were forked meanwhile hold open as well.
         return _is_gone(popen.pid, _EXIT_SECONDS)
 
@@ -283,7 +295,7 @@ def _check_descriptors(fd: int) -> None:
 def _without_interrupts(method: StartMethod) -> Iterator[None]:
     """Start a process that Ctrl-C can't reach before it ignores that, as zygotes do."""
     if method.name == "forkserver":
-        # The fork server would hand this down to processes that are not ours.
+        # The fork server of multiprocessing would hand this down to processes that are not ours.
         yield
         return
     # It unblocks the signal when it is started, so that must not happen in between.
@@ -325,10 +337,6 @@ def _is_seen_to_go(pid: int, timeout: float) -> bool:
     return True
 
 
-def _fork_server() -> Any:
-    return multiprocessing.forkserver._forkserver
-
-
 def _logged(callback: Callable[..., object] | None) -> Callable[..., None] | None:
     """Wrap a callback so that what it raises is logged: nobody is there to catch it."""
     if callback is None:
@@ -341,10 +349,3 @@ def _logged(callback: Callable[..., object] | None) -> Callable[..., None] | Non
             _logger.exception("the callback %r failed", callback)
 
     return call
-
-
-def _preload() -> None:
-    """Have the fork server import once what each zygote needs."""
-    server = _fork_server()
-    if server._forkserver_pid is None and _worker.__name__ not in server._preload_modules:
-        server.set_forkserver_preload([*server._preload_modules, _worker.__name__])

@@ -6,6 +6,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -70,6 +71,49 @@ impl Watcher {
                 supervisor.wake();
             }
         }
+    }
+}
+
+/// Watches the parent while something else can't, such as the import of a main module.
+#[derive(Debug)]
+pub struct ParentWatch {
+    stop: Arc<Waker>,
+    thread: JoinHandle<()>,
+}
+
+impl ParentWatch {
+    /// Watch from now on, in a thread of its own: with the parent this process ends, and all below it.
+    ///
+    /// # Errors
+    ///
+    /// If no thread or no descriptor can be had.
+    pub fn start(parent: OwnedFd) -> Result<Self> {
+        let stop = Arc::new(Waker::new()?);
+        let stopped = Arc::clone(&stop);
+        let watch = move || {
+            loop {
+                let mut fds = [
+                    PollFd::new(parent.as_fd(), PollFlags::POLLIN),
+                    PollFd::new(stopped.as_fd(), PollFlags::POLLIN),
+                ];
+                if poll(&mut fds, PollTimeout::NONE).is_ok() {
+                    let [parent, stopped] = fds.map(|fd| fd.any().unwrap_or(true));
+                    if stopped {
+                        return;
+                    }
+                    if parent {
+                        die();
+                    }
+                }
+            }
+        };
+        Ok(Self { stop, thread: signals::spawn_blocked("deadpool-watch", watch)? })
+    }
+
+    /// Watch no more. **Blocks** until the thread is gone, so that a fork is that of one thread.
+    pub fn stop(self) {
+        self.stop.wake();
+        let _ = self.thread.join();
     }
 }
 

@@ -174,14 +174,14 @@ impl Zygote {
         let _more = MoreDescriptors::allow();
         for _ in 0..LAST_ROUNDS {
             process_tree::kill_children_of_self(&self.strangers);
-            let mut fds = [PollFd::new(self.children.as_fd(), PollFlags::POLLIN)];
-            let waited = poll(&mut fds, PollTimeout::from(10_u8));
             while let Ok(Some(_)) = self.children.read_signal() {}
             while matches!(wait::reap_any(), Ok(Some(_))) {}
             let left = process_tree::children_of_self();
-            if waited.is_ok() && left.iter().all(|child| self.strangers.contains(child)) {
+            if left.iter().all(|child| self.strangers.contains(child)) {
                 return;
             }
+            let mut fds = [PollFd::new(self.children.as_fd(), PollFlags::POLLIN)];
+            let _ = poll(&mut fds, PollTimeout::from(10_u8));
         }
     }
 

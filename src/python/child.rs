@@ -1,8 +1,8 @@
 //! Zygotes and workers: what of them is native.
 
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::Arc;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
@@ -24,6 +24,7 @@ use super::serialize::Serializer;
 /// Adds the functions and classes to the module.
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Worker>()?;
+    module.add_class::<ParentWatch>()?;
     module.add_function(wrap_pyfunction!(run_zygote, module)?)?;
     module.add("STACK_SIGNAL", stack_signal())?;
     module.add("SOFT_TIMEOUT_SIGNAL", soft_timeout_signal())
@@ -60,6 +61,28 @@ fn run_zygote(control: RawFd, fork: &Bound<'_, PyAny>) -> PyResult<()> {
     fork.py().import("deadpool._remote")?;
     Zygote::new(own(control))?.run(&mut Python(fork));
     Ok(())
+}
+
+/// Ends this process with its parent, until it is told to stop.
+#[pyclass(module = "deadpool._core", frozen)]
+pub struct ParentWatch(std::sync::Mutex<Option<watcher::ParentWatch>>);
+
+#[pymethods]
+impl ParentWatch {
+    /// Begin to watch; `parent` is a pidfd, which stays the caller's.
+    #[new]
+    fn new(parent: RawFd) -> PyResult<Self> {
+        // SAFETY: the descriptor is the caller's, and open until this call returns.
+        let parent = unsafe { BorrowedFd::borrow_raw(parent) }.try_clone_to_owned()?;
+        Ok(Self(std::sync::Mutex::new(Some(watcher::ParentWatch::start(parent)?))))
+    }
+
+    /// Watch no more. Waits for the thread that does.
+    fn stop(&self) {
+        if let Some(watch) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            watch.stop();
+        }
+    }
 }
 
 /// The waker of the supervisor and the page, for the handler of the stack signal.

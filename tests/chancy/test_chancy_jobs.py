@@ -173,13 +173,13 @@ def test_a_process_is_replaced_after_so_many_jobs(site: Site) -> None:
     [
         ({"start_method": "spawn"}, "spawn_main"),
         ({"mp_context": "fork"}, None),
-        ({}, "multiprocessing.forkserver"),
+        ({}, "deadpool._fork_server"),
     ],
 )
 def test_start_methods_by_name(site: Site, options: dict[str, str], sign: str | None) -> None:
     async def story() -> None:
         ancestors = " ".join((await site.run(jobs.tell)).meta["ancestors"])
-        for other in ("spawn_main", "multiprocessing.forkserver"):
+        for other in ("spawn_main", "deadpool._fork_server"):
             assert (other in ancestors) == (other == sign)
 
     site.play(story, concurrency=1, executor_options=options)

@@ -1,0 +1,175 @@
+"""What the fork server runs: a small process that zygotes are forked from.
+
+As the fork server of :mod:`multiprocessing` it has imported the main module and what was asked for,
+and lives as long as the process that it forks for. Unlike that one it listens on no path, imports
+nothing that only a server of others' processes needs, and so is there in half of the time.
+
+The two talk over a pair of sockets. Each request brings what to run, in a file in memory that
+:mod:`multiprocessing.spawn` reads, and a socket for the answer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import os
+import pickle
+import select
+import signal
+import socket
+import sys
+from multiprocessing import process, resource_tracker, spawn
+
+# Here, so that no zygote and no worker has to: what all of them need.
+from . import _core, _packets, _remote, _worker  # noqa: F401
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+_inherited: list[int] = []
+
+
+class InheritedDescriptor:
+    """A file descriptor that comes along with a request.
+
+    :param index: Its place among them.
+    """
+
+    def __init__(self, index: int) -> None:
+        self._index = index
+
+    def detach(self) -> int:
+        """Return its number in this process, whose owner is the caller from now on."""
+        return _inherited[self._index]
+
+
+def main(control_fd: int, parent_pid: int) -> None:
+    """Fork whenever that is asked for, until the parent is gone. Blocks.
+
+    :param control_fd: The socket that requests come through.
+    """
+    _ignore_signals()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    parent = os.pidfd_open(parent_pid)
+    if os.getppid() == parent_pid:
+        _Server(socket.socket(fileno=control_fd), parent).serve()
+
+
+def _ignore_signals() -> None:
+    # Ctrl-C goes to all processes of a terminal, and is the parent's business.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The kernel reaps: who started a zygote hears of its end through a pidfd.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+
+
+class _Server:
+    """Answers requests.
+
+    :param control: The socket that they come through.
+    :param parent: A pidfd of the process that they come from.
+    """
+
+    def __init__(self, control: socket.socket, parent: int) -> None:
+        self._control = control
+        self._parent = parent
+        self._is_prepared = False
+        control.set_inheritable(False)
+
+    def serve(self) -> None:
+        """Answer requests until there will be no more. Blocks."""
+        poll = select.poll()
+        poll.register(self._control, select.POLLIN)
+        poll.register(self._parent, select.POLLIN)
+        while all(fd != self._parent for fd, _ in poll.poll()):
+            request, fds = _packets.receive(self._control)
+            if not request:
+                return
+            task, answer, *rest = fds
+            if not self._is_prepared:
+                # The main module may take its time.
+                watch = _core.ParentWatch(self._parent)
+                _prepare(task, pickle.loads(request))
+                watch.stop()
+                self._is_prepared = True
+            with socket.socket(fileno=answer) as answers:
+                self._fork(task, answers, rest)
+            for fd in (task, *rest):
+                os.close(fd)
+
+    def _fork(self, task: int, answers: socket.socket, rest: list[int]) -> None:
+        try:
+            pid = os.fork()
+        except OSError as error:
+            _answer(answers, f"{type(error).__name__}: {error}", [])
+            return
+        if pid == 0:
+            code = 1
+            try:
+                self._control.close()
+                answers.close()
+                code = _run(task, rest, self._parent)
+            except BaseException:
+                sys.excepthook(*sys.exc_info())
+            finally:
+                _worker.flush_streams()
+                os._exit(code)
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError as error:
+            # It has ended already, or there are no descriptors left: nobody could wait for it.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            _answer(answers, f"{type(error).__name__}: {error}", [])
+            return
+        _answer(answers, pid, [pidfd])
+        os.close(pidfd)
+
+
+def _prepare(task: int, preloaded: Sequence[str]) -> None:
+    """Import what processes to come are going to need, as far as that works here."""
+    current: Any = process.current_process()
+    # So that a main module which starts processes when it is imported is told what is wrong.
+    current._inheriting = True
+    try:
+        for name in preloaded:
+            if name != "__main__":
+                with contextlib.suppress(ImportError):
+                    importlib.import_module(name)
+        with open(task, "rb", closefd=False) as file:  # It has no path.
+            preparation = pickle.load(file)
+        if "__main__" not in preloaded:
+            preparation = {
+                key: value
+                for key, value in preparation.items()
+                if not key.startswith("init_main_from")
+            }
+        spawn.prepare(preparation)
+    except BaseException:  # noqa: S110
+        # It is tried again in the process that is to be started, which says what is wrong.
+        pass
+    finally:
+        del current._inheriting
+        # The main module may have had other ideas.
+        _ignore_signals()
+    # Or each process would print it once more.
+    _worker.flush_streams()
+    # What is there now stays for ever, in pages that all processes share.
+    gc.freeze()
+
+
+def _answer(answers: socket.socket, answer: int | str, fds: list[int]) -> None:
+    with contextlib.suppress(OSError):
+        _packets.send(answers, pickle.dumps(answer), fds)
+
+
+def _run(task: int, rest: list[int], parent: int) -> int:
+    """Run what was asked for, in the new process; return its exit code."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    tracker: Any = resource_tracker._resource_tracker
+    tracker._fd, *_inherited[:] = rest
+    os.lseek(task, 0, os.SEEK_SET)
+    code: int = spawn._main(task, parent)
+    return code

@@ -1,0 +1,255 @@
+"""The fork server, which zygotes come from."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tasks
+from pools import MakePool
+from processes import LONG_SECONDS, await_path, eventually, run_script, start_script
+
+import deadpool
+from deadpool import _fork_client
+
+# What a process finds that the main module is run in.
+MAIN_COUNTS = """
+with open(os.environ["COUNT"], "a") as file:
+    file.write(f"{os.getpid()} {__name__}\\n")
+"""
+
+shared: list[Any] = []
+
+
+def keep(*objects: Any) -> None:
+    shared.extend(objects)
+
+
+def send_twice() -> None:
+    lock, queue, connection = shared
+    with lock:
+        queue.put("by a queue")
+        connection.send("by a pipe")
+
+
+def ask_for_a_pool() -> tuple[int, int]:
+    with deadpool.Deadpool(1) as pool:
+        return pool.submit(os.getpid).result(), os.getpid()
+
+
+def server_pid() -> int:
+    pid = _fork_client.server.pid
+    assert pid is not None
+    return pid
+
+
+def test_pools_share_one_that_stays(make_pool: MakePool) -> None:
+    before = server_pid()
+    for _ in range(3):
+        pool = make_pool()
+        assert pool.submit(tasks.add, 1, 2).result() == 3
+        pool.shutdown()
+    assert server_pid() == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
+def test_one_that_died_is_replaced(make_pool: MakePool, number: int) -> None:
+    pool = make_pool()
+    worker = pool.submit(os.getpid).result()
+    before = server_pid()
+    os.kill(before, number)
+    assert pool.submit(os.getpid).result() == worker, "pools do not need it any more"
+    other = make_pool()
+    assert other.submit(tasks.add, 1, 2).result(LONG_SECONDS) == 3
+    assert server_pid() != before
+
+
+def test_one_that_is_stopped_does_not_keep_a_pool_from_ending(make_pool: MakePool) -> None:
+    os.kill(server_pid(), signal.SIGSTOP)
+    try:
+        pool = make_pool()
+        future = pool.submit(tasks.add, 1, 2)
+        pool.shutdown(wait=False, cancel_futures=True)
+        assert future.cancelled()
+        pool.shutdown()
+    finally:
+        os.kill(server_pid(), signal.SIGCONT)
+
+
+def test_one_that_never_answers_is_replaced(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = server_pid()
+    os.kill(before, signal.SIGSTOP)
+    monkeypatch.setattr(_fork_client, "_SILENT_SECONDS", 0.0)
+    pool = make_pool()
+    pool.shutdown(wait=False, cancel_futures=True)
+    pool.shutdown()
+    assert make_pool().submit(tasks.add, 1, 2).result(LONG_SECONDS) == 3
+    assert server_pid() != before
+
+
+def test_what_is_inherited_by_a_process_can_be_an_argument(make_pool: MakePool) -> None:
+    context = multiprocessing.get_context("forkserver")
+    reader, writer = context.Pipe(duplex=False)
+    with reader, writer:
+        lock, queue = context.Lock(), context.Queue()
+        pool = make_pool(initializer=keep, initargs=(lock, queue, writer))
+        pool.submit(send_twice).result()
+        assert (queue.get(), reader.recv()) == ("by a queue", "by a pipe")
+        queue.close()
+        queue.join_thread()
+
+
+def test_a_worker_has_one_of_its_own_for_its_pools(make_pool: MakePool) -> None:
+    pool = make_pool(daemon=False)
+    inner, outer = pool.submit(ask_for_a_pool).result()
+    assert len({inner, outer, os.getpid()}) == 3
+
+
+def write_main(path: Path, head: str, body: str) -> Path:
+    script = path / "own_script.py"
+    lines = "\n".join(f"    {line}" for line in body.strip().splitlines())
+    script.write_text(
+        f"import os, sys, time, multiprocessing\nimport deadpool\n{head}\n"
+        f"if __name__ == '__main__':\n{lines}\n"
+    )
+    return script
+
+
+def run_main(path: Path, head: str, body: str) -> tuple[str, str]:
+    """Run a program with something at the top of its main module, and return what it printed."""
+    script = write_main(path, head, body)
+    return run_script(path, f"os.execv(sys.executable, [sys.executable, {str(script)!r}])")
+
+
+TWO_POOLS = """
+for _ in range(2):
+    with deadpool.Deadpool(2) as pool:
+        assert pool.submit(abs, -1).result() == 1
+print("done")
+"""
+
+
+def test_the_main_module_is_imported_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COUNT", str(tmp_path / "count"))
+    assert run_main(tmp_path, MAIN_COUNTS, TWO_POOLS) == ("done\n", "")
+    names = [line.split()[1] for line in (tmp_path / "count").read_text().splitlines()]
+    assert names == ["__main__", "__mp_main__"]
+
+
+def test_the_main_module_is_left_out_where_that_is_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COUNT", str(tmp_path / "count"))
+    body = "multiprocessing.set_forkserver_preload(['decimal', 'no_such_module'])\n" + TWO_POOLS
+    assert run_main(tmp_path, MAIN_COUNTS, body) == ("done\n", "")
+    names = [line.split()[1] for line in (tmp_path / "count").read_text().splitlines()]
+    # By each zygote then.
+    assert names == ["__main__", "__mp_main__", "__mp_main__"]
+
+
+def test_what_the_main_module_prints_is_printed_once(tmp_path: Path) -> None:
+    head = "if __name__ != '__main__': print('imported')"
+    assert run_main(tmp_path, head, TWO_POOLS) == ("imported\ndone\n", "")
+
+
+def test_modules_that_are_asked_for_are_there(tmp_path: Path) -> None:
+    body = """
+multiprocessing.set_forkserver_preload(['__main__', 'wave'])
+with deadpool.Deadpool(1) as pool:
+    print(pool.submit(eval, "'wave' in __import__('sys').modules").result())
+    """
+    assert run_main(tmp_path, "", body) == ("True\n", "")
+
+
+def test_a_main_module_that_cannot_be_imported_is_told_of(tmp_path: Path) -> None:
+    head = "if __name__ != '__main__': raise LookupError('not here')"
+    body = """
+pool = deadpool.Deadpool(1, worker_start_timeout=5)
+future = pool.submit(abs, -1)
+while not future.cancelled():
+    time.sleep(0.05)
+    if os.path.exists("told"): pool.shutdown(wait=False, cancel_futures=True)
+pool.shutdown()
+print("done")
+    """
+    script = write_main(tmp_path, head, body)
+    execute = (
+        f"os.chdir({str(tmp_path)!r})\nos.execv(sys.executable, [sys.executable, {str(script)!r}])"
+    )
+    with start_script(tmp_path, execute) as process:
+        assert process.stderr is not None
+        told = ""
+        while "LookupError: not here" not in told:
+            line = process.stderr.readline()
+            assert line, told
+            told += line
+        (tmp_path / "told").touch()
+        out, _ = process.communicate(timeout=LONG_SECONDS)
+    assert (process.returncode, out) == (0, "done\n")
+
+
+def test_a_main_module_whose_import_hangs_does_not_keep_the_program_from_ending(
+    tmp_path: Path,
+) -> None:
+    head = f"""
+if __name__ != '__main__':
+    open({str(tmp_path / "hanging")!r}, "w").close()
+    time.sleep(1000)
+"""
+    body = f"""
+pool = deadpool.Deadpool(2)
+future = pool.submit(abs, -1)
+while not os.path.exists({str(tmp_path / "hanging")!r}):
+    time.sleep(0.01)
+pool.shutdown(wait=False, cancel_futures=True)
+pool.shutdown()
+print("done")
+    """
+    assert run_main(tmp_path, head, body) == ("done\n", "")
+
+
+def test_it_goes_with_its_parent(tmp_path: Path) -> None:
+    body = """
+with deadpool.Deadpool(1) as pool:
+    pool.submit(abs, -1).result()
+from deadpool import _fork_client
+pid_file = here / "pid"
+(here / "new").write_text(str(_fork_client.server.pid))
+(here / "new").rename(pid_file)
+time.sleep(1000)
+    """
+    with start_script(tmp_path, body) as process:
+        pid = int(await_path(tmp_path / "pid"))
+        assert pid != process.pid
+        process.kill()
+        process.wait()
+        eventually(lambda: not Path(f"/proc/{pid}/exe").exists(), 5)
+
+
+def test_a_frozen_program_uses_that_of_multiprocessing(tmp_path: Path) -> None:
+    body = """
+sys.frozen = True
+with deadpool.Deadpool(2) as pool:
+    assert list(pool.map(abs, [-1, -2])) == [1, 2]
+from deadpool import _fork_client
+print(_fork_client.server.pid)
+    """
+    assert run_main(tmp_path, "", body) == ("None\n", "")
+
+
+def test_nothing_is_left_in_it_of_pools_that_ended(make_pool: MakePool) -> None:
+    pid = server_pid()
+    before = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    for _ in range(20):
+        pool = make_pool()
+        pool.submit(tasks.nothing).result()
+        pool.shutdown()
+    eventually(lambda: len(list(Path(f"/proc/{pid}/fd").iterdir())) == before)
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    eventually(lambda: children.read_text() == "")
