@@ -33,12 +33,10 @@ impl<B> Pool<B> {
         if matches!(&worker.phase, Phase::Stopping(stopping) if stopping.task == Some(sent.task)) {
             return; // Too late: the stop that was begun for it decides how it ends.
         }
-        if self.tasks.get(&sent.task).is_some_and(|record| record.watched) {
-            step.act(Action::Began { task: sent.task, worker: id });
-        }
         let began = step.claims.started(id, seq);
         let next_began =
             worker.queue.get(position + 1).and_then(|next| step.claims.started(id, next.seq));
+        self.tell_begun(sent.task, id, step);
         self.update(id, |worker| {
             worker.queue.remove(position);
             worker.tasks_done += 1;
@@ -111,12 +109,10 @@ impl<B> Pool<B> {
         reason: Option<&str>,
         step: &mut Step<'_, B>,
     ) {
+        self.tell_begun(task, id, step);
         let Some(record) = self.tasks.get_mut(&task) else {
             return;
         };
-        if std::mem::take(&mut record.watched) {
-            step.act(Action::Began { task, worker: id });
-        }
         record.deaths += 1;
         let (deaths, retries) = (record.deaths, record.spec.limits.retries);
         let closing = self.shutdown.is_some_and(|mode| mode >= Shutdown::CancelWaiting);
@@ -136,6 +132,14 @@ impl<B> Pool<B> {
             None => Cause::WorkerDied { attempts: deaths },
         };
         self.end(task, Outcome::Failed(Box::new(Failure { cause, report: None })), Some(id), step);
+    }
+
+    /// A task has begun: tell who watches it, if that was not told before.
+    pub(super) fn tell_begun(&mut self, task: TaskId, id: WorkerId, step: &mut Step<'_, B>) {
+        let watched = self.tasks.get_mut(&task).map(|record| &mut record.watched);
+        if watched.is_some_and(std::mem::take) {
+            step.act(Action::Began { task, worker: id });
+        }
     }
 
     /// A task became the first of its worker's queue, so it may be running since then.

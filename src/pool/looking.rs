@@ -174,7 +174,12 @@ impl<B> Pool<B> {
     fn look_at_running(&mut self, id: WorkerId, head: Sent, began: Time, step: &mut Step<'_, B>) {
         let now = step.now;
         if head.watched {
-            self.tell_begun(id, head, step);
+            self.update(id, |worker| {
+                if let Some(first) = worker.queue.front_mut() {
+                    first.watched = false;
+                }
+            });
+            self.tell_begun(head.task, id, step);
         }
         if let Some(timeout) = head.limits.timeout.filter(|&timeout| began + timeout <= now) {
             return self.stop_for(id, head, Cause::TimedOut { timeout }, step);
@@ -240,18 +245,6 @@ impl<B> Pool<B> {
             worker.next_interrupt = Some(again);
         });
         (told + 1 < INTERRUPTS).then_some(again)
-    }
-
-    fn tell_begun(&mut self, id: WorkerId, head: Sent, step: &mut Step<'_, B>) {
-        self.update(id, |worker| {
-            if let Some(first) = worker.queue.front_mut() {
-                first.watched = false;
-            }
-        });
-        if let Some(record) = self.tasks.get_mut(&head.task) {
-            record.watched = false;
-            step.act(Action::Began { task: head.task, worker: id });
-        }
     }
 
     pub(super) fn memory_sampled(

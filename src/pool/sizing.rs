@@ -203,6 +203,8 @@ impl<B> Pool<B> {
         }
         if self.workers.is_empty() {
             self.terminated = true;
+            // Nobody is started any more, so no back-off need be waited for.
+            self.timers.disarm(Wake::Start);
             step.act(Action::Terminated);
         }
     }

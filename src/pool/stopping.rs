@@ -218,6 +218,8 @@ impl<B> Pool<B> {
             return;
         };
         if let Some((task, cause)) = stopping.task.zip(stopping.cause.take()) {
+            // It may be watched since after its time was up.
+            self.tell_begun(task, id, step);
             let failure = Failure { cause, report: None };
             self.end(task, Outcome::Failed(Box::new(failure)), Some(id), step);
         }

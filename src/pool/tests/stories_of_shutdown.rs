@@ -72,6 +72,17 @@ fn cancel_waiting_does_not_wait_for_workers_that_never_come() {
 }
 
 #[test]
+fn a_pool_that_has_ended_does_not_wait_for_a_back_off() {
+    let mut sim = Sim::new(of_size(1, 1));
+    sim.submit_plain();
+    sim.fail_start(w(1));
+    assert!(sim.pool.next_timer().is_some());
+    sim.shut_down(Shutdown::Kill);
+    assert!(sim.terminated);
+    assert_eq!(sim.pool.next_timer(), None);
+}
+
+#[test]
 fn cancel_all_kills_what_runs() {
     let (mut sim, tasks) = under_load();
     sim.shut_down(Shutdown::CancelAll);
