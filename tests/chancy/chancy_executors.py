@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -56,11 +57,12 @@ class FromProcessExecutor(DeadpoolExecutor):
 
 
 class Forgetful(DeadpoolExecutor):
-    """Returns what is not a job and its result."""
+    """Returns what the job says instead of the job and its result."""
 
     @classmethod
     def job_wrapper(cls, job: QueuedJob) -> Any:
-        return None
+        assert job.kwargs is not None
+        return eval(job.kwargs["returned"])
 
 
 class Unprepared(DeadpoolExecutor):
@@ -69,3 +71,11 @@ class Unprepared(DeadpoolExecutor):
     @classmethod
     def on_initialize_worker(cls) -> None:
         raise RuntimeError("nothing is there to be set up with")
+
+
+class Unready(DeadpoolExecutor):
+    """Never has a worker set up."""
+
+    @classmethod
+    def on_initialize_worker(cls) -> None:
+        time.sleep(3600)

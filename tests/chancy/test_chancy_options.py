@@ -6,7 +6,9 @@ import asyncio
 import logging
 import multiprocessing
 import os
+import resource
 import signal
+import time
 
 import chancy_jobs as jobs
 import pytest
@@ -33,6 +35,21 @@ State = QueuedJob.State
         ({"max_worker_memory_bytes": 1.5}, "max_worker_memory_bytes must be an integer, not 1.5"),
         ({"malloc_trim_rss_memory_threshold_bytes": -1}, "must be at least 0"),
         ({"retries": True}, "retries must be an integer, not True"),
+        ({"retries": 1 << 32}, "retries must be at least 0 and less than 2**32, not 4294967296"),
+        ({"maximum_jobs_per_worker": 1 << 63}, "must be at least 1 and less than 2**63, not "),
+        ({"max_worker_memory_bytes": 1 << 63}, "must be at least 1 and less than 2**63, not "),
+        ({"malloc_trim_rss_memory_threshold_bytes": 1 << 63}, "less than 2**63, not "),
+        ({"min_workers": 1 << 63}, "min_workers must be at least 0 and less than 2**63, not "),
+        (
+            {"time_limit_grace_seconds": 1e300},
+            "must be at least 0 and at most 1e+09 seconds, not 1000",
+        ),
+        ({"time_limit_grace_seconds": 10**400}, "time_limit_grace_seconds must be at least 0 and "),
+        (
+            {"worker_start_timeout_seconds": 0},
+            "must be more than 0 and at most 1e+09 seconds, not 0",
+        ),
+        ({"worker_start_timeout_seconds": None}, "must be a number of seconds, not None"),
         ({"retries": None}, "retries must be an integer, not None"),
         ({"limit_address_space": 1}, "limit_address_space must be true or false, not 1"),
         ({"time_limit_grace_seconds": "1"}, "must be a number of seconds, not '1'"),
@@ -71,9 +88,72 @@ def test_all_options_together(site: Site) -> None:
         "retries": 1,
         "limit_address_space": True,
         "time_limit_grace_seconds": 0.5,
+        "worker_start_timeout_seconds": 60,
         "start_method": "forkserver",
     }
     site.play(site.run_well, executor_options=options)
+
+
+def test_the_largest_options_that_are_taken_fail_no_job(site: Site) -> None:
+    async def story() -> None:
+        (job,) = await site.end(await site.push(jobs.nothing, jobs.seconds(10**9)))
+        assert job.state is State.SUCCEEDED
+        await site.run_well()
+
+    options = {
+        "maximum_jobs_per_worker": (1 << 63) - 1,
+        "min_workers": 2,
+        "max_worker_memory_bytes": (1 << 63) - 1,
+        "malloc_trim_rss_memory_threshold_bytes": (1 << 63) - 1,
+        "retries": (1 << 32) - 1,
+        "limit_address_space": True,
+        "time_limit_grace_seconds": 10**9,
+        "worker_start_timeout_seconds": 10**9,
+    }
+    site.play(story, executor_options=options)
+
+
+@pytest.mark.parametrize("concurrency", [0, -1, 100_000])
+def test_a_concurrency_that_can_not_be_had_is_refused(
+    site: Site, concurrency: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        async with site.application():
+            async with site.working(concurrency=concurrency) as worker:
+                await eventually(lambda: "queue 'default': " in caplog.text)
+                assert not worker.executors
+                start = time.monotonic()
+                assert await worker.stop(timeout=5) is True
+                assert time.monotonic() - start < 5
+            (record,) = [record for record in caplog.records if record.name == "chancy.tests"]
+            # Others say that the queue's task has failed, and its connection to the database.
+            assert len(caplog.records) < 5
+            if concurrency < 1:
+                sentence = f"queue 'default': concurrency must be at least 1, not {concurrency}"
+                assert record.message == sentence
+            else:
+                soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+                assert "concurrency 100000 needs 400032 descriptors" in record.message
+                assert f"this process may open {soft} (RLIMIT_NOFILE), and has " in record.message
+
+    # No more than a process that is not ours would have, whatever this one has.
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 20_000), hard))
+    caplog.set_level(logging.WARNING)
+    try:
+        asyncio.run(main())
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_large_concurrency_starts_processes_when_there_are_jobs(site: Site) -> None:
+    async def story() -> None:
+        await site.run_well()
+        statistics = site.executor.pool.get_statistics()
+        assert statistics["worker_processes_created"] <= 100
+        assert (site.executor.concurrency, site.executor.free_slots) == (150, 150)
+
+    site.play(story, concurrency=150)
 
 
 def test_a_process_that_has_grown_is_replaced(site: Site) -> None:
@@ -151,11 +231,27 @@ def test_a_wrapper_that_was_written_for_chancys_process_executor(site: Site) -> 
     site.play(site.run_well, executor="chancy_executors.FromProcessExecutor")
 
 
-def test_a_wrapper_that_returns_no_pair_fails_the_job(site: Site) -> None:
+@pytest.mark.parametrize(
+    ("returned", "sentence"),
+    [
+        ("None", "job_wrapper must return the job and its result, not <class 'NoneType'>"),
+        ("(None, 3)", "job_wrapper must return the job first, not <class 'NoneType'>"),
+        ("(3, job)", "job_wrapper must return the job first, not <class 'int'>"),
+        ("(job,)", "job_wrapper must return the job and its result, not <class 'tuple'>"),
+        ("[job, 3]", "job_wrapper must return the job and its result, not <class 'list'>"),
+    ],
+)
+def test_a_wrapper_that_returns_no_pair_fails_the_job(
+    site: Site, returned: str, sentence: str
+) -> None:
     async def story() -> None:
-        error = error_of(await site.run(jobs.nothing))
-        assert "job_wrapper must return the job and its result" in error
+        job = await site.run(jobs.nothing, attempts=2, returned=returned)
+        assert (job.state, job.attempts) == (State.FAILED, 2)
+        assert [sentence in error["traceback"] for error in job.errors] == [True, True]
         await eventually(lambda: len(site.executor) == 0)
+        # The queue goes on, and so do updates.
+        job = await site.run(jobs.nothing, returned="(job, 3)")
+        assert job.state is State.SUCCEEDED
 
     site.play(story, executor="chancy_executors.Forgetful")
 
