@@ -263,3 +263,42 @@ def test_a_set_up_that_raises_fails_the_job_and_says_why(site: Site) -> None:
             assert "RuntimeError: nothing is there to be set up with" in error
 
     site.play(story, executor="chancy_executors.Unprepared", concurrency=1)
+
+
+def test_a_refused_queue_ends_a_worker_that_waits_for_its_end(site: Site) -> None:
+    """As Chancy has it with any executor that can't be made, and as its command line does."""
+
+    async def main() -> None:
+        async with site.application(), site.working() as worker:
+            waiting = asyncio.create_task(worker.wait_for_shutdown())
+            await site.run_well()
+            await site.declare(executor_options={"retries": -1})
+            with pytest.raises(ValueError, match="executor_options of queue 'default': retries"):
+                await waiting
+
+    asyncio.run(main())
+
+
+def test_a_refused_queue_runs_when_it_is_declared_again(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With a worker that is started then; one that goes on has to see it deleted before."""
+    right = {"executor_options": {"retries": 1}}
+
+    async def main() -> None:
+        async with site.application():
+            async with site.working(executor_options={"retries": -1}) as worker:
+                await eventually(lambda: "retries must be" in caplog.text)
+                await site.declare(**right)
+                await eventually(lambda: worker["default"].executor_options == {"retries": 1})
+                assert not worker.executors
+                await site.chancy.delete_queue("default")
+                await eventually(lambda: "default" not in worker)
+                await site.declare(**right)
+                await site.run_well()
+            await site.declare(executor_options={"retries": -1})
+            async with site.working(**right):
+                await site.run_well()
+
+    caplog.set_level(logging.ERROR)
+    asyncio.run(main())
