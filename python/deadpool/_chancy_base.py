@@ -32,6 +32,11 @@ if TYPE_CHECKING:
 _MIDDLE_PRIORITY = 1 << 31
 _LAST_PRIORITY = (1 << 32) - 1
 
+# A process that a queue need not keep stays while the queue is polled so often without a job for it.
+_IDLE_POLLS = 2
+# What Chancy has for a queue that does not say how often.
+_POLL_SECONDS = 5
+
 
 class PoolExecutor(ConcurrentExecutor):  # type: ignore[misc]  # Chancy has no types.
     """An executor whose jobs run in the processes of a :class:`deadpool.Deadpool`.
@@ -90,6 +95,7 @@ class PoolExecutor(ConcurrentExecutor):  # type: ignore[misc]  # Chancy has no t
             malloc_trim_rss_memory_threshold_bytes=options.malloc_trim_rss_memory_threshold_bytes,
             mp_context=options.context,
             worker_start_timeout=options.worker_start_timeout_seconds,
+            worker_idle_timeout=_IDLE_POLLS * (self.queue.polling_interval or _POLL_SECONDS),
             # There are never more jobs than the queue's concurrency, and push must not block.
             max_backlog=None,
             # Jobs may have multiprocessing children, as in Chancy's own processes.

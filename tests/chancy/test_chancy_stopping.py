@@ -148,6 +148,18 @@ def test_a_queue_that_is_paused_and_removed(site: Site) -> None:
     site.play(story)
 
 
+def test_an_idle_process_waits_for_what_the_next_poll_brings(site: Site) -> None:
+    async def story() -> None:
+        held = await site.push(jobs.hold, jobs.seconds(2), begun=site.file("begun"))
+        await begun(site.file("begun"))
+        # In another process, which has nothing to do until that one is killed.
+        before = (await site.run(jobs.tell)).meta["pid"]
+        await site.end(held)
+        assert (await site.run(jobs.tell)).meta["pid"] == before
+
+    site.play(story, concurrency=2, polling_interval=20, executor_options={"min_workers": 0})
+
+
 def test_an_idle_queue_shrinks(site: Site) -> None:
     async def story() -> None:
         await site.run_well()
