@@ -17,8 +17,11 @@ from psycopg.adapt import PyFormat
 from psycopg.types.json import Json
 
 # Postgres refuses a quarter of a GiB, and whoever looks at a job wants to wait for much less.
-_MOST_META_BYTES = 64 << 20
+_MOST_META_MIB = 64
 _MOST_ERROR_CHARACTERS = 1_000_000
+
+# How much deeper than here the stack may be where the database is written to and read from.
+_SPARE_DEPTH = 100
 
 # Errors are a list of dictionaries; what is deeper was left there by a job.
 _ERRORS_DEPTH = 4
@@ -71,6 +74,8 @@ def storable_meta(meta: Any) -> dict[Any, Any]:
 
 
 def _fault(value: Any) -> str | None:
+    for _ in range(_SPARE_DEPTH):
+        value = [value]
     try:
         # As it is written: users may have told psycopg to write more than JSON has.
         dumper = psycopg.adapters.get_dumper(Json, PyFormat.TEXT)(Json)
@@ -83,8 +88,8 @@ def _fault(value: Any) -> str | None:
         return "it is nested too deeply"
     except Exception as error:
         return str(error)
-    if len(written) > _MOST_META_BYTES:
-        return f"it takes {len(written)} bytes, and {_MOST_META_BYTES} are the most"
+    if len(written) > _MOST_META_MIB << 20:
+        return f"it takes {len(written) / (1 << 20):.1f} MiB, and {_MOST_META_MIB} are the most"
     # A backslash before it is escaped itself.
     if b"\\u0000" in plain.replace(b"\\\\", b""):
         return "it has the character NUL"

@@ -22,6 +22,17 @@ class Extended(DeadpoolExecutor):
         super().__init__(worker, queue, **options)
         self.colour = colour
 
+    async def on_job_starting(self, job: QueuedJob) -> QueuedJob:
+        job = await super().on_job_starting(job)
+        job.meta["colour"] = self.colour
+        return job
+
+    async def on_job_completed(
+        self, *, job: QueuedJob, exc: BaseException | None = None, result: Any = None
+    ) -> None:
+        job.meta["result"] = result
+        await super().on_job_completed(job=job, exc=exc, result=result)
+
     @classmethod
     def on_initialize_worker(cls) -> None:
         super().on_initialize_worker()

@@ -201,7 +201,7 @@ def test_all_that_can_be_extended(site: Site) -> None:
         prepared, pid = job.meta["wrapped"]
         assert prepared == "well"
         assert pid != os.getpid()
-        assert site.executor.colour == "blue"
+        assert (job.meta["colour"], job.meta["result"]) == ("blue", 42)
         path, left = site.file("begun"), site.file("left")
         job = await site.run(
             jobs.clean_up_when_interrupted, jobs.seconds(0.5), begun=path, left=left

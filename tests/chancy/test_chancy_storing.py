@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import chancy_jobs as jobs
 import pytest
 from chancy import QueuedJob
 from chancy.plugin import Plugin
 from chancy_site import Site, error_of
+
+from deadpool._chancy_storable import meta_fault, storable_meta
 
 State = QueuedJob.State
 
@@ -60,7 +63,7 @@ def test_an_error_with_text_that_can_not_be_stored(site: Site, code: str, text: 
         ("{1, 2}", "'value': Object of type set is not JSON serializable"),
         ("10 ** 5000", "'value': Exceeds the limit"),
         ("context.meta", "'value': Circular reference detected"),
-        ("'x' * (65 << 20)", "'value': it takes 68157453 bytes, and 67108864 are the most"),
+        ("'x' * (65 << 20)", "'value': it takes 65.0 MiB, and 64 are the most"),
     ],
 )
 def test_meta_that_can_not_be_stored_fails_its_job(site: Site, code: str, fault: str) -> None:
@@ -71,6 +74,18 @@ def test_meta_that_can_not_be_stored_fails_its_job(site: Site, code: str, fault:
         assert job.meta == {"before": 1}
 
     site.play(story)
+
+
+def test_meta_that_is_nested_deeply() -> None:
+    """Such as a plugin could leave: pickle gives up before that."""
+    deep: list[Any] = []
+    for depth in range(20_000):
+        deep = [deep]
+        if depth == 400:
+            assert meta_fault({"before": 1, "value": deep}) is None
+    assert meta_fault({"before": 1, "value": deep}) == "'value': it is nested too deeply"
+    assert storable_meta({"before": 1, "value": deep}) == {"before": 1}
+    assert meta_fault([]) == "it must be a dictionary, not <class 'list'>"
 
 
 @pytest.mark.parametrize(
