@@ -64,10 +64,18 @@ class PoolExecutor(ConcurrentExecutor):  # type: ignore[misc]  # Chancy has no t
         except (TypeError, ValueError) as error:
             raise self._shown(error, "executor_options of ") from None
         try:
-            _chancy_room.check(self.concurrency, self.options.method)
+            _chancy_room.check(self.concurrency, self.options.method, self._taken_by_others())
             self.pool = self._create_pool()
         except (ImportError, TypeError, ValueError) as error:
             raise self._shown(error) from None
+
+    def _taken_by_others(self) -> int:
+        """Return how many descriptors other queues of the worker may need for their pools."""
+        return sum(
+            _chancy_room.descriptors(other.concurrency, other.options.method)
+            for other in self.worker.executors.values()
+            if isinstance(other, PoolExecutor)
+        )
 
     def _shown(self, error: Exception, what: str = "") -> Exception:
         """Return the error as one that names the queue, and log it."""
@@ -89,7 +97,7 @@ class PoolExecutor(ConcurrentExecutor):  # type: ignore[misc]  # Chancy has no t
         options = self.options
         return Deadpool(
             max_workers=self.concurrency,
-            min_workers=options.kept_workers(self.concurrency),
+            min_workers=options.min_workers,
             max_tasks_per_child=options.maximum_jobs_per_worker,
             max_worker_memory_bytes=options.max_worker_memory_bytes,
             malloc_trim_rss_memory_threshold_bytes=options.malloc_trim_rss_memory_threshold_bytes,

@@ -20,10 +20,6 @@ LONGEST_SECONDS = 10**9
 _BITS = 63
 _RETRIES_BITS = 32
 
-# How many processes an idle queue keeps if it does not say. What a queue with a greater concurrency
-# needs beyond that is started when there are jobs.
-_MOST_KEPT = 100
-
 
 @dataclass(frozen=True)
 class Options:
@@ -52,10 +48,6 @@ class Options:
         if isinstance(context, BaseContext):
             return context.get_start_method()
         return START_METHODS[0] if context is None else context
-
-    def kept_workers(self, concurrency: int) -> int:
-        """Return how many processes an idle queue keeps."""
-        return min(concurrency, _MOST_KEPT) if self.min_workers is None else self.min_workers
 
 
 def check(given: dict[str, Any], concurrency: int) -> Options:

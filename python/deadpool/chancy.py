@@ -48,8 +48,8 @@ class DeadpoolExecutor(PoolExecutor):
     :param worker: The worker of Chancy.
     :param queue: The queue whose jobs are run. Its ``concurrency`` is the number of processes.
     :param maximum_jobs_per_worker: After how many jobs a process is replaced; None for never.
-    :param min_workers: How many processes an idle queue keeps. By default all, up to 100. Others go
-        when they had nothing to do for twice the queue's ``polling_interval``.
+    :param min_workers: How many processes an idle queue keeps. By default all. Others go when
+        they had nothing to do for twice the queue's ``polling_interval``.
     :param max_worker_memory_bytes: A process whose resident memory is at least this after a job is
         replaced. By default none is.
     :param malloc_trim_rss_memory_threshold_bytes: A process whose resident memory is over this after

@@ -90,3 +90,10 @@ class Unready(DeadpoolExecutor):
     @classmethod
     def on_initialize_worker(cls) -> None:
         time.sleep(3600)
+
+
+class Spawning(DeadpoolExecutor):
+    """Has a start method of its own."""
+
+    def __init__(self, worker: Any, queue: Any, **options: Any) -> None:
+        super().__init__(worker, queue, start_method="spawn", **options)
