@@ -1,8 +1,8 @@
 """What a job leaves behind, as Chancy's database can store it.
 
 Chancy writes the ends of many jobs in one transaction. Postgres takes no NUL character, half of a
-surrogate pair or NaN in JSON, and Chancy writes a batch that was refused no second time: the task
-that writes ends, and no job's end is recorded any more. So nothing that is refused may get there.
+surrogate pair or NaN in JSON. With a batch that it refuses, Chancy's task that writes is over, and no
+job's end is recorded any more. So nothing that would be refused may get there.
 """
 
 from __future__ import annotations
@@ -52,13 +52,11 @@ def ending(job: QueuedJob) -> QueuedJob:
 
 def meta_fault(meta: Any) -> str | None:
     """Return why a job's meta can't be stored; None if it can."""
-    if not isinstance(meta, dict):
-        return f"it must be a dictionary, not {type(meta)}"
     if not meta:
         return None
     fault = _fault(meta)
-    if fault is None:
-        return None
+    if fault is None or not isinstance(meta, dict):
+        return fault
     for key, value in meta.items():
         if (of_one := _fault({key: value})) is not None:
             return f"{key!r}: {of_one}"
