@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import dataclasses
 import functools
 import os
 from typing import TYPE_CHECKING, Any
 
 from chancy.executors.base import ConcurrentExecutor, Executor
-from chancy.job import Limit
 
-from . import _chancy_options
+from . import _chancy_limits, _chancy_options, _chancy_room, _chancy_storable
 
 if TYPE_CHECKING:
     from chancy.job import QueuedJob
@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 # The pool's priorities are from 0 to 2**32 - 1 and the smallest is first; in Chancy the largest is.
 _MIDDLE_PRIORITY = 1 << 31
 _LAST_PRIORITY = (1 << 32) - 1
+
+# A process that a queue need not keep stays while the queue is polled so often without a job for it.
+_IDLE_POLLS = 2
+# What Chancy has for a queue that does not say how often.
+_POLL_SECONDS = 5
 
 
 class PoolExecutor(ConcurrentExecutor):  # type: ignore[misc]  # Chancy has no types.
@@ -56,18 +61,30 @@ class PoolExecutor(ConcurrentExecutor):  # type: ignore[misc]  # Chancy has no t
         super().__init__(worker, queue)
         try:
             self.options = _chancy_options.check(options, self.concurrency)
-            self.pool = self._create_pool()
-        except ImportError as error:
-            raise ImportError(self._shown(f"queue {queue.name!r}: {error}")) from None
         except (TypeError, ValueError) as error:
-            kind = TypeError if isinstance(error, TypeError) else ValueError
-            message = f"executor_options of queue {queue.name!r}: {error}"
-            raise kind(self._shown(message)) from None
+            raise self._shown(error, "executor_options of ") from None
+        try:
+            _chancy_room.check(self.concurrency, self.options.method, self._taken_by_others())
+            self.pool = self._create_pool()
+        except (ImportError, TypeError, ValueError) as error:
+            raise self._shown(error) from None
 
-    def _shown(self, message: str) -> str:
+    def _taken_by_others(self) -> int:
+        """Return how many descriptors other queues of the worker may need for their pools."""
+        return sum(
+            _chancy_room.descriptors(other.concurrency, other.options.method)
+            for other in self.worker.executors.values()
+            if isinstance(other, PoolExecutor)
+        )
+
+    def _shown(self, error: Exception, what: str = "") -> Exception:
+        """Return the error as one that names the queue, and log it."""
+        kinds = (ImportError, TypeError, ValueError)
+        kind = next(kind for kind in kinds if isinstance(error, kind))
+        message = f"{what}queue {self.queue.name!r}: {error}"
         # The exception ends this queue's task, which nobody may be waiting for.
         self.worker.chancy.log.error(message)
-        return message
+        return kind(message)
 
     def _set_up(self) -> dict[str, Any]:
         """Return what the pool is to do in each process: its initializer and finalizer."""
@@ -85,6 +102,8 @@ class PoolExecutor(ConcurrentExecutor):  # type: ignore[misc]  # Chancy has no t
             max_worker_memory_bytes=options.max_worker_memory_bytes,
             malloc_trim_rss_memory_threshold_bytes=options.malloc_trim_rss_memory_threshold_bytes,
             mp_context=options.context,
+            worker_start_timeout=options.worker_start_timeout_seconds,
+            worker_idle_timeout=_IDLE_POLLS * (self.queue.polling_interval or _POLL_SECONDS),
             # There are never more jobs than the queue's concurrency, and push must not block.
             max_backlog=None,
             # Jobs may have multiprocessing children, as in Chancy's own processes.
@@ -95,15 +114,14 @@ class PoolExecutor(ConcurrentExecutor):  # type: ignore[misc]  # Chancy has no t
             **self._set_up(),
         )
 
-    def _call(self, job: QueuedJob) -> Any:
+    def _call(self, job: QueuedJob, limits: _chancy_limits.JobLimits) -> Any:
         """Return what a worker is to call for a job; it returns the job and its result."""
         raise NotImplementedError
 
-    def _limits(self, job: QueuedJob) -> dict[str, Any]:
+    def _own_limits(self, limits: _chancy_limits.JobLimits) -> dict[str, Any]:
         """Return what a worker itself enforces while it runs a job."""
-        memory_bytes = self.get_limit(job, Limit.Type.MEMORY)
-        asked = self.options.limit_address_space and memory_bytes is not None
-        return {"address_space_bytes": memory_bytes} if asked else {}
+        asked = self.options.limit_address_space and limits.memory_bytes is not None
+        return {"address_space_bytes": limits.memory_bytes} if asked else {}
 
     async def push(self, job: QueuedJob) -> concurrent.futures.Future[Any]:
         """Start a job, or have it wait for a worker that is being started.
@@ -120,14 +138,15 @@ class PoolExecutor(ConcurrentExecutor):  # type: ignore[misc]  # Chancy has no t
         return future
 
     def _submit(self, job: QueuedJob) -> concurrent.futures.Future[Any]:
-        seconds = self.get_limit(job, Limit.Type.TIME)
         try:
-            if seconds is not None:
-                seconds += self.options.time_limit_grace_seconds
+            limits = _chancy_limits.of_job(job, self.get_limit)
+            timeout = limits.seconds
+            if timeout is not None:
+                timeout += self.options.time_limit_grace_seconds
             return self.pool.submit(
-                self._call(job),
-                deadpool_timeout=seconds,
-                deadpool_memory_limit_bytes=self.get_limit(job, Limit.Type.MEMORY),
+                self._call(job, limits),
+                deadpool_timeout=timeout,
+                deadpool_memory_limit_bytes=limits.memory_bytes,
                 deadpool_retries=self.options.retries,
                 deadpool_priority=min(_MIDDLE_PRIORITY - job.priority, _LAST_PRIORITY),
             )
@@ -136,6 +155,27 @@ class PoolExecutor(ConcurrentExecutor):  # type: ignore[misc]  # Chancy has no t
             future: concurrent.futures.Future[Any] = concurrent.futures.Future()
             future.set_exception(error)
             return future
+
+    async def on_job_completed(
+        self, *, job: QueuedJob, exc: BaseException | None = None, result: Any = None
+    ) -> None:
+        """Tell plugins and the database of the end of a job.
+
+        A job fails whose ``meta`` can't be stored in the database; what of it can be is kept.
+        Characters of an error that can't be are escaped.
+
+        :param job: The job, as it left the worker.
+        :param exc: What it failed with; None if it did not.
+        :param result: What its function returned.
+        """
+        fault = _chancy_storable.meta_fault(job.meta)
+        if fault is not None:
+            job = dataclasses.replace(job, meta=_chancy_storable.storable_meta(job.meta))
+            if exc is None:
+                exc = ValueError(f"the job's meta can't be stored in the database: {fault}")
+                result = None
+        ending = _chancy_storable.ending(job)
+        await super().on_job_completed(job=ending, exc=exc, result=result)
 
     async def cancel_execution(self, job: QueuedJob) -> None:
         """Kill one execution of a job and all that it has started, or forget it if it waits.

@@ -49,7 +49,10 @@ def pair(outcome: Any) -> tuple[Any, Any]:
     """
     if not (isinstance(outcome, tuple) and len(outcome) == 2):
         raise TypeError(f"job_wrapper must return the job and its result, not {type(outcome)}")
-    if not hasattr(outcome[0], "claim_id"):
+    # Here, since the process that forks the workers need not know Chancy.
+    from chancy.job import QueuedJob
+
+    if not isinstance(outcome[0], QueuedJob):
         raise TypeError(f"job_wrapper must return the job first, not {type(outcome[0])}")
     return outcome
 

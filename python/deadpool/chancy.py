@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 try:
     from chancy.executors.base import Executor
-    from chancy.job import Limit
 except ImportError as error:
     raise ImportError(
         "deadpool.chancy needs Chancy 0.26 or later, which needs Python 3.11 or later: "
@@ -31,6 +30,8 @@ from ._chancy_base import PoolExecutor
 
 if TYPE_CHECKING:
     from chancy.job import QueuedJob
+
+    from ._chancy_limits import JobLimits
 
 __all__ = ["DeadpoolExecutor", "DeadpoolSubInterpreterExecutor"]
 
@@ -47,7 +48,8 @@ class DeadpoolExecutor(PoolExecutor):
     :param worker: The worker of Chancy.
     :param queue: The queue whose jobs are run. Its ``concurrency`` is the number of processes.
     :param maximum_jobs_per_worker: After how many jobs a process is replaced; None for never.
-    :param min_workers: How many processes an idle queue keeps. By default all.
+    :param min_workers: How many processes an idle queue keeps. By default all. Others go when
+        they had nothing to do for twice the queue's ``polling_interval``.
     :param max_worker_memory_bytes: A process whose resident memory is at least this after a job is
         replaced. By default none is.
     :param malloc_trim_rss_memory_threshold_bytes: A process whose resident memory is over this after
@@ -58,11 +60,15 @@ class DeadpoolExecutor(PoolExecutor):
         meets as a :class:`MemoryError`. The interpreter's own address space counts.
     :param time_limit_grace_seconds: For how long a job may clean up after its TIME limit, before it is
         killed. With more than 0, ``job_signal_handler`` is called at the limit.
+    :param worker_start_timeout_seconds: How long a process may take to start, ``on_initialize_worker``
+        included, before it is killed and another is started. Jobs that wait fail when the third in
+        a row was too late and no process is ready.
     :param mp_context: ``"forkserver"`` (the default), ``"spawn"`` or ``"fork"``, or a context of
         :mod:`multiprocessing`.
     :param start_method: The same, by the name that the standard library has for it.
     :raises TypeError: If there is no such option, or it is of another type.
-    :raises ValueError: If an option is out of range.
+    :raises ValueError: If an option is out of range, or there are too few descriptors for as many
+        processes.
     """
 
     def _set_up(self) -> dict[str, Any]:
@@ -112,16 +118,15 @@ class DeadpoolExecutor(PoolExecutor):
         if signum == signal.SIGUSR1:
             raise asyncio.CancelledError("the job was interrupted")
 
-    def _call(self, job: QueuedJob) -> _chancy_calls.JobCall:
+    def _call(self, job: QueuedJob, limits: JobLimits) -> _chancy_calls.JobCall:
         more = _chancy_calls.more_arguments(self.job_wrapper)
-        return _chancy_calls.JobCall(type(self), job, more, self._limits(job))
+        return _chancy_calls.JobCall(type(self), job, more, self._own_limits(limits))
 
-    def _limits(self, job: QueuedJob) -> dict[str, Any]:
-        limits = super()._limits(job)
-        seconds = self.get_limit(job, Limit.Type.TIME)
-        if seconds is not None and self.options.time_limit_grace_seconds > 0:
-            limits["alarm_seconds"] = seconds
-        return limits
+    def _own_limits(self, limits: JobLimits) -> dict[str, Any]:
+        own = super()._own_limits(limits)
+        if limits.seconds is not None and self.options.time_limit_grace_seconds > 0:
+            own["alarm_seconds"] = limits.seconds
+        return own
 
     def get_default_concurrency(self) -> int:
         """Return how many jobs run at the same time if the queue does not say: one for each CPU."""
@@ -165,9 +170,9 @@ class DeadpoolSubInterpreterExecutor(PoolExecutor):
         """
         sys.path = parent_sys_path
 
-    def _call(self, job: QueuedJob) -> _chancy_host.InterpreterCall:
-        payload = pickle.dumps((type(self), job, self.get_limit(job, Limit.Type.TIME)))
-        return _chancy_host.InterpreterCall(job.func, payload, self._limits(job))
+    def _call(self, job: QueuedJob, limits: JobLimits) -> _chancy_host.InterpreterCall:
+        payload = pickle.dumps((type(self), job, limits.seconds))
+        return _chancy_host.InterpreterCall(job.func, payload, self._own_limits(limits))
 
     def get_default_concurrency(self) -> int:
         """Return how many jobs run at the same time if the queue does not say.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,17 @@ class Extended(DeadpoolExecutor):
     def __init__(self, worker: Any, queue: Any, *, colour: str = "none", **options: Any) -> None:
         super().__init__(worker, queue, **options)
         self.colour = colour
+
+    async def on_job_starting(self, job: QueuedJob) -> QueuedJob:
+        job = await super().on_job_starting(job)
+        job.meta["colour"] = self.colour
+        return job
+
+    async def on_job_completed(
+        self, *, job: QueuedJob, exc: BaseException | None = None, result: Any = None
+    ) -> None:
+        job.meta["result"] = result
+        await super().on_job_completed(job=job, exc=exc, result=result)
 
     @classmethod
     def on_initialize_worker(cls) -> None:
@@ -56,11 +68,12 @@ class FromProcessExecutor(DeadpoolExecutor):
 
 
 class Forgetful(DeadpoolExecutor):
-    """Returns what is not a job and its result."""
+    """Returns what the job says instead of the job and its result."""
 
     @classmethod
     def job_wrapper(cls, job: QueuedJob) -> Any:
-        return None
+        assert job.kwargs is not None
+        return eval(job.kwargs["returned"])
 
 
 class Unprepared(DeadpoolExecutor):
@@ -69,3 +82,18 @@ class Unprepared(DeadpoolExecutor):
     @classmethod
     def on_initialize_worker(cls) -> None:
         raise RuntimeError("nothing is there to be set up with")
+
+
+class Unready(DeadpoolExecutor):
+    """Never has a worker set up."""
+
+    @classmethod
+    def on_initialize_worker(cls) -> None:
+        time.sleep(3600)
+
+
+class Spawning(DeadpoolExecutor):
+    """Has a start method of its own."""
+
+    def __init__(self, worker: Any, queue: Any, **options: Any) -> None:
+        super().__init__(worker, queue, start_method="spawn", **options)

@@ -89,6 +89,25 @@ def exit_with(code: int) -> None:
     sys.exit(code)
 
 
+@job()
+def fail_with(code: str) -> None:
+    """Fail with an exception that a piece of Python makes."""
+    raise eval(code)
+
+
+@job()
+def leave(code: str, *, context: QueuedJob) -> None:
+    """Leave in the job's meta what a piece of Python makes."""
+    context.meta["before"] = 1
+    context.meta["value"] = eval(code)
+
+
+@job()
+def leave_errors(code: str, *, context: QueuedJob) -> None:
+    """Leave among the job's errors what a piece of Python makes."""
+    context.errors.append(eval(code))
+
+
 class UnpicklableError(Exception):
     def __init__(self, one: int, two: int) -> None:
         super().__init__("only one argument is kept")

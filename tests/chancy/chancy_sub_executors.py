@@ -23,6 +23,22 @@ class Extended(DeadpoolSubInterpreterExecutor):
         return super().job_wrapper(job)
 
 
+class Forgetful(DeadpoolSubInterpreterExecutor):
+    """Returns something else instead of the job."""
+
+    @classmethod
+    def job_wrapper(cls, job: QueuedJob) -> tuple[QueuedJob, object]:
+        return None, 3
+
+
+class Unready(DeadpoolSubInterpreterExecutor):
+    """Never has a sub-interpreter set up."""
+
+    @staticmethod
+    def on_initialize_worker(parent_sys_path: list[str]) -> None:
+        time.sleep(3600)
+
+
 class Unprepared(DeadpoolSubInterpreterExecutor):
     """Can't set up a sub-interpreter."""
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import signal
 import time
+from typing import Any
 
 import chancy_jobs as jobs
 import pytest
-from chancy import QueuedJob
+from chancy import Limit, QueuedJob
+from chancy.plugin import Plugin
 from chancy_site import Site, begun, error_of
 from processes import await_death
 
@@ -76,13 +80,94 @@ def test_the_memory_limit_as_address_space_where_asked(site: Site) -> None:
     site.play(story, concurrency=1, executor_options={"limit_address_space": True})
 
 
-@pytest.mark.parametrize("limit", [jobs.seconds(-1), jobs.memory(-1), jobs.seconds("soon")])  # type: ignore[arg-type]
-def test_a_limit_that_is_none_fails_its_job_only(site: Site, limit: object) -> None:
+TIME = "the job's TIME limit must be "
+MEMORY = "the job's MEMORY limit, in bytes, must be "
+
+
+@pytest.mark.parametrize(
+    ("type_", "value", "sentence"),
+    [
+        (Limit.Type.TIME, "soon", f"{TIME}a number of seconds, not 'soon'"),
+        (Limit.Type.TIME, "60", f"{TIME}a number of seconds, not '60'"),
+        (Limit.Type.TIME, True, f"{TIME}a number of seconds, not True"),
+        (Limit.Type.TIME, [60], f"{TIME}a number of seconds, not [60]"),
+        (Limit.Type.TIME, -1, f"{TIME}at least 0 seconds and finite, not -1"),
+        (Limit.Type.TIME, -0.5, f"{TIME}at least 0 seconds and finite, not -0.5"),
+        (Limit.Type.TIME, math.nan, f"{TIME}at least 0 seconds and finite, not nan"),
+        (Limit.Type.TIME, math.inf, f"{TIME}at least 0 seconds and finite, not inf"),
+        (Limit.Type.MEMORY, "1 GB", f"{MEMORY}an integer, not '1 GB'"),
+        (Limit.Type.MEMORY, 1.5e9, f"{MEMORY}an integer, not 1500000000.0"),
+        (Limit.Type.MEMORY, False, f"{MEMORY}an integer, not False"),
+        (Limit.Type.MEMORY, math.nan, f"{MEMORY}an integer, not nan"),
+        (Limit.Type.MEMORY, 0, f"{MEMORY}at least 1 and less than 2**63, not 0"),
+        (Limit.Type.MEMORY, -1, f"{MEMORY}at least 1 and less than 2**63, not -1"),
+        (Limit.Type.MEMORY, 1 << 63, f"{MEMORY}at least 1 and less than 2**63, not {1 << 63}"),
+    ],
+)
+def test_a_limit_that_is_none_fails_its_job_and_is_named(
+    site: Site, type_: Limit.Type, value: Any, sentence: str
+) -> None:
+    class Limiting(Plugin):
+        """Sets the limit as it is, since not all of them get through the database."""
+
+        @staticmethod
+        def get_identifier() -> str:
+            return "tests.limiting"
+
+        async def on_job_starting(self, *, job: QueuedJob, worker: object) -> QueuedJob:
+            if job.func.endswith("nothing"):
+                return dataclasses.replace(job, limits=[Limit(type_, value)])
+            return job
+
     async def story() -> None:
-        assert "Error" in error_of(await site.run(jobs.nothing, limit))  # type: ignore[arg-type]
+        error = error_of(await site.run(jobs.nothing))
+        assert error.rstrip().endswith(f"Error: {sentence}")
+        await site.run_well()
+
+    site.play(story, concurrency=1, plugins=[Limiting()])
+
+
+@pytest.mark.parametrize(
+    ("limit", "sentence"),
+    [
+        (jobs.seconds("soon"), f"{TIME}a number of seconds, not 'soon'"),  # type: ignore[arg-type]
+        (jobs.memory(-1), f"{MEMORY}at least 1 and less than 2**63, not -1"),
+    ],
+)
+def test_a_limit_of_the_database_that_is_none(site: Site, limit: Limit, sentence: str) -> None:
+    async def story() -> None:
+        assert sentence in error_of(await site.run(jobs.nothing, limit))
         await site.run_well()
 
     site.play(story, concurrency=1)
+
+
+def test_limits_that_nobody_reaches(site: Site) -> None:
+    async def story() -> None:
+        limits = [jobs.seconds(10**400), jobs.memory((1 << 63) - 1)]
+        job = await site.run(jobs.add, *limits, a=1, b=2)
+        assert job.state is State.SUCCEEDED
+
+    options = {"limit_address_space": True, "time_limit_grace_seconds": 10**9}
+    site.play(story, concurrency=1, executor_options=options)
+
+
+def test_a_process_that_does_not_get_ready_fails_the_job_that_waits(site: Site) -> None:
+    async def story() -> None:
+        start = time.monotonic()
+        error = error_of(await site.run(jobs.nothing, jobs.seconds(1)))
+        assert "starts in " in error
+        assert "came to nothing, the last because a worker was not ready in time" in error
+        assert time.monotonic() - start < 20
+
+    options = {"worker_start_timeout_seconds": 0.5}
+    site.play(
+        story,
+        executor="chancy_executors.Unready",
+        concurrency=1,
+        executor_options=options,
+        shutdown_timeout=5,
+    )
 
 
 def test_a_job_that_is_killed(site: Site) -> None:

@@ -51,6 +51,23 @@ def test_a_stop_is_in_time_whatever_the_jobs_do(site: Site, hold: object) -> Non
     asyncio.run(main())
 
 
+def test_a_stop_is_in_time_while_processes_are_set_up(site: Site) -> None:
+    async def main() -> None:
+        async with (
+            site.application(),
+            site.working(concurrency=2, executor="chancy_executors.Unready") as worker,
+        ):
+            executor = await site.executor_ready()
+            await site.push(jobs.nothing)
+            await eventually(lambda: len(executor) == 1)
+            start = time.monotonic()
+            assert await worker.stop(timeout=0.5) is False
+            assert time.monotonic() - start < 3
+            await eventually(lambda: not executor.pool.workers())
+
+    asyncio.run(main())
+
+
 def test_a_stop_that_waits_for_a_job_can_be_given_up(site: Site) -> None:
     """A queue whose database fails stops its executor; that must not outlive the worker's stop."""
 
@@ -129,6 +146,18 @@ def test_a_queue_that_is_paused_and_removed(site: Site) -> None:
         assert not executor.pool.workers()
 
     site.play(story)
+
+
+def test_an_idle_process_waits_for_what_the_next_poll_brings(site: Site) -> None:
+    async def story() -> None:
+        held = await site.push(jobs.hold, jobs.seconds(2), begun=site.file("begun"))
+        await begun(site.file("begun"))
+        # In another process, which has nothing to do until that one is killed.
+        before = (await site.run(jobs.tell)).meta["pid"]
+        await site.end(held)
+        assert (await site.run(jobs.tell)).meta["pid"] == before
+
+    site.play(story, concurrency=2, polling_interval=20, executor_options={"min_workers": 0})
 
 
 def test_an_idle_queue_shrinks(site: Site) -> None:

@@ -16,6 +16,7 @@ from chancy.executors.base import Executor
 from chancy_site import Site, begun, error_of, eventually
 from processes import await_death
 
+from deadpool import _chancy_host
 from deadpool._chancy_host import check_available
 from deadpool.chancy import DeadpoolSubInterpreterExecutor
 
@@ -45,6 +46,31 @@ def test_without_sub_interpreters_it_says_what_is_needed(
 
     caplog.set_level(logging.ERROR)
     site.play(story, executor=EXECUTOR, shutdown_timeout=2)
+
+
+@pytest.mark.parametrize(
+    ("version", "package", "said"),
+    [
+        ((3, 11, 7), True, "; this is Python 3.11.7"),
+        ((3, 12, 1), False, "; this is Python 3.12.1"),
+        ((3, 13, 0), False, "; this is Python 3.13.0 without that package"),
+        ((3, 13, 0), True, None),
+        ((3, 14, 0), False, None),
+    ],
+)
+def test_what_is_needed(
+    version: tuple[int, ...], package: bool, said: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_chancy_host.sys, "version_info", version)
+    monkeypatch.setattr(
+        _chancy_host.importlib.util, "find_spec", lambda _name: object() if package else None
+    )
+    if said is None:
+        check_available("It")
+    else:
+        with pytest.raises(ImportError) as caught:
+            check_available("It")
+        assert str(caught.value).endswith(said)
 
 
 @needed
@@ -144,6 +170,52 @@ def test_a_set_up_that_raises_fails_the_job_and_says_why(site: Site) -> None:
         assert "RuntimeError: nothing is there to be set up with" in error
 
     site.play(story, executor="chancy_sub_executors.Unprepared", concurrency=1)
+
+
+@needed
+def test_a_set_up_that_hangs_is_given_up(site: Site) -> None:
+    async def story() -> None:
+        error = error_of(await site.run(jobs.nothing))
+        assert "came to nothing, the last because a worker was not ready in time" in error
+
+    options = {"worker_start_timeout_seconds": 0.5}
+    executor = "chancy_sub_executors.Unready"
+    site.play(story, executor=executor, concurrency=1, executor_options=options, shutdown_timeout=5)
+
+
+@needed
+def test_a_wrapper_that_returns_no_job_fails_it(site: Site) -> None:
+    async def story() -> None:
+        error = error_of(await site.run(jobs.nothing))
+        assert "job_wrapper must return the job first, not <class 'NoneType'>" in error
+
+    site.play(story, executor="chancy_sub_executors.Forgetful", concurrency=1)
+
+
+@needed
+def test_limits_that_are_none_and_what_can_not_be_stored(site: Site) -> None:
+    async def story() -> None:
+        error = error_of(await site.run(jobs.nothing, jobs.seconds("soon")))  # type: ignore[arg-type]
+        assert "the job's TIME limit must be a number of seconds, not 'soon'" in error
+        error = error_of(await site.run(jobs.leave, code="float('nan')"))
+        assert "the job's meta can't be stored in the database: 'value': it has NaN" in error
+        error = error_of(await site.run(jobs.fail_with, code=r"KeyError('a\0b')"))
+        assert r"KeyError: 'a\x00b'" in error
+        await site.run_well()
+
+    site.play(story, executor=EXECUTOR, concurrency=1)
+
+
+@needed
+def test_attempts_and_retries_after_deaths(site: Site) -> None:
+    async def story() -> None:
+        job = await site.run(jobs.die_until, path=site.file("tries"), times=2)
+        assert (job.state, job.attempts, job.errors) == (State.SUCCEEDED, 1, [])
+        path = site.file("more-tries")
+        job = await site.run(jobs.die_until, attempts=2, path=path, times=3)
+        assert (job.state, job.attempts, len(job.errors)) == (State.SUCCEEDED, 2, 1)
+
+    site.play(story, executor=EXECUTOR, executor_options={"retries": 2})
 
 
 @needed
