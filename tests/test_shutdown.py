@@ -6,6 +6,7 @@ import concurrent.futures
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tasks
@@ -13,6 +14,7 @@ from pools import MakePool
 from processes import await_death, await_pid, eventually, is_alive
 
 import deadpool
+from deadpool import _launch
 
 CLOSED = "cannot schedule new futures after shutdown"
 
@@ -292,3 +294,19 @@ def test_a_worker_that_does_not_go_is_killed(make_pool: MakePool) -> None:
     pid = pool.submit(tasks.getpid).result()
     pool.shutdown()
     assert not is_alive(pid)
+
+
+def test_what_is_not_wanted_any_more_is_not_started(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = []
+    start = _launch.Threads._start_zygote
+
+    def count(self: _launch.Threads, number: int, control: int, launcher: Any) -> int:
+        pid = start(self, number, control, launcher)
+        started.append(pid)
+        return pid
+
+    monkeypatch.setattr(_launch.Threads, "_start_zygote", count)
+    make_pool(30, mp_context="spawn").shutdown()
+    assert len(started) < 30

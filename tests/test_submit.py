@@ -370,6 +370,7 @@ def test_unknown_keywords_of_the_pool_are_refused(pool: deadpool.Deadpool, name:
     [
         ("deadpool_timeout", -1, ValueError),
         ("deadpool_timeout", float("nan"), ValueError),
+        ("deadpool_timeout", -(10**400), ValueError),
         ("deadpool_timeout", "1", TypeError),
         ("deadpool_timeout", True, TypeError),
         ("deadpool_soft_timeout", -0.1, ValueError),

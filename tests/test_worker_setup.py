@@ -319,6 +319,7 @@ def test_nothing_is_logged_where_all_is_well(
         ("worker_idle_timeout", -0.1, ValueError),
         ("worker_idle_timeout", float("nan"), ValueError),
         ("worker_start_timeout", -1, ValueError),
+        ("worker_start_timeout", -(10**400), ValueError),
         ("worker_start_timeout", [], TypeError),
     ],
 )
@@ -343,3 +344,8 @@ def test_periods_may_be_endless_or_nothing(make_pool: MakePool, name: str) -> No
         assert pool.submit(tasks.add, 1, 1).result() == 2
         assert isinstance(pool.submit(tasks.exit_process, 1).exception(), deadpool.ProcessError)
         pool.shutdown()
+
+
+def test_seconds_that_no_clock_can_count_mean_for_ever(make_pool: MakePool) -> None:
+    pool = make_pool(worker_start_timeout=10**400, kill_grace_period=float("inf"))
+    assert pool.submit(tasks.add, 1, 2, deadpool_timeout=10**400).result() == 3

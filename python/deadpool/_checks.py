@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import operator
 import signal
 from collections.abc import Iterable
@@ -42,7 +41,8 @@ def check_seconds(name: str, value: Any) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number of seconds, not {type(value)}")
-    if math.isnan(value) or value < 0:
+    # Not by math.isnan(), for which an integer may be too large.
+    if not value >= 0:
         raise ValueError(f"{name} must be >= 0 seconds, not {value}")
 
 

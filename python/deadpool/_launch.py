@@ -228,6 +228,8 @@ class Threads:
             self._try_to_reap(number)
 
     def _start_zygote(self, number: int, control: int, launcher: Launcher) -> int:
+        if _is_hung_up(control):
+            raise _fork_client.NotWantedError("it is not wanted any more")
         _check_descriptors(control)
         inherited: tuple[int, ...] = ()
         if self._method.name == "fork":
@@ -289,6 +291,13 @@ def _check_descriptors(fd: int) -> None:
     finally:
         for copy in taken:
             os.close(copy)
+
+
+def _is_hung_up(control: int) -> bool:
+    """Whether the supervisor has closed its end of a zygote's socket."""
+    poll = select.poll()
+    poll.register(control, 0)
+    return bool(poll.poll(0))
 
 
 @contextlib.contextmanager

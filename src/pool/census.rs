@@ -11,6 +11,8 @@ pub(super) struct Census {
     pub live: usize,
     /// Starting, and will take tasks.
     pub starting: usize,
+    /// Starting, and not even a process yet.
+    pub unborn: usize,
     /// They have tasks.
     pub busy: usize,
     /// Live, and will be replaced after the tasks that they have.
@@ -30,16 +32,15 @@ impl Census {
         }
     }
 
-    fn classes(&mut self, worker: &Worker, max_tasks: Option<u64>) -> [(&mut usize, bool); 5] {
+    fn classes(&mut self, worker: &Worker, max_tasks: Option<u64>) -> [(&mut usize, bool); 6] {
         let expires =
             max_tasks.is_some_and(|max| worker.tasks_done + worker.queue.len() as u64 >= max);
+        let starts = worker.is_live() && matches!(worker.phase, Phase::Starting { .. });
         [
             (&mut self.existing, worker.pid.is_some()),
             (&mut self.live, worker.is_live()),
-            (
-                &mut self.starting,
-                worker.is_live() && matches!(worker.phase, Phase::Starting { .. }),
-            ),
+            (&mut self.starting, starts),
+            (&mut self.unborn, starts && worker.pid.is_none()),
             (&mut self.busy, !worker.queue.is_empty()),
             (&mut self.expiring, worker.is_live() && expires),
         ]

@@ -58,6 +58,8 @@ pub struct Pool<B> {
     // The task that was submitted last.
     newest: TaskId,
     next_worker: u64,
+    /// Workers to be started whether anything wants them or not.
+    owed: usize,
     backoff: Backoff,
     shutdown: Option<Shutdown>,
     terminated: bool,
@@ -108,6 +110,7 @@ impl<B> Pool<B> {
             counters: Statistics::default(),
             newest: TaskId::from(0),
             next_worker: 1,
+            owed: 0,
             backoff: Backoff::default(),
             shutdown: None,
             terminated: false,
@@ -116,10 +119,8 @@ impl<B> Pool<B> {
 
     /// Start as many workers as the pool may have.
     pub fn start(&mut self, now: Time, claims: &mut dyn Claims, actions: &mut Vec<Action<B>>) {
-        let step = &mut Step { now, claims, actions };
-        for _ in 0..self.config.max_workers {
-            self.start_worker(step);
-        }
+        self.owed = self.config.max_workers;
+        self.adjust_size(&mut Step { now, claims, actions });
     }
 
     /// Take in one event and say what is to be done about it.

@@ -11,6 +11,10 @@ use crate::worker::{Phase, Sent, WorkerId};
 
 use super::{Pool, Step};
 
+/// Workers that may be on their way to a process at the same time: more gain nothing, and where they
+/// fail all of them do.
+const UNBORN_LIMIT: usize = 32;
+
 const FIRST_DELAY: Duration = Duration::from_millis(10);
 const LAST_DELAY: Duration = Duration::from_secs(5);
 
@@ -61,11 +65,15 @@ impl<B> Pool<B> {
         if self.shutdown.is_some() && self.backlog.is_empty() {
             return;
         }
+        self.owed = match self.shutdown {
+            None => self.owed.min(self.config.max_workers.saturating_sub(self.census.live)),
+            Some(_) => 0,
+        };
         let floor = match self.shutdown {
             None => self.config.min_workers.saturating_sub(self.census.live),
             Some(_) => 0,
         };
-        let wanted = floor.max(self.demand());
+        let wanted = floor.max(self.demand()).max(self.owed);
         if wanted == 0 {
             return;
         }
@@ -73,7 +81,10 @@ impl<B> Pool<B> {
             self.timers.arm(Wake::Start, until);
             return;
         }
-        for _ in 0..wanted {
+        // Where one could not be started, no more than one is risked next.
+        let at_once = if self.backoff.failures > 0 { 1 } else { UNBORN_LIMIT };
+        for _ in 0..wanted.min(at_once.saturating_sub(self.census.unborn)) {
+            self.owed = self.owed.saturating_sub(1);
             self.start_worker(step);
         }
     }
@@ -93,6 +104,8 @@ impl<B> Pool<B> {
     /// A start came to nothing: hold the next one back, and fail those who wait for nothing else.
     pub(super) fn start_went_wrong(&mut self, reason: &str, step: &mut Step<'_, B>) {
         self.backoff.failed(step.now);
+        // From now on only what is needed is started.
+        self.owed = 0;
         let ready = self.census.live > self.census.starting;
         if ready || !self.backoff.is_hopeless(step.now) {
             return;
@@ -122,15 +135,9 @@ impl<B> Pool<B> {
         min_workers: usize,
         step: &mut Step<'_, B>,
     ) {
-        let grown = max_workers.saturating_sub(self.config.max_workers);
+        self.owed += max_workers.saturating_sub(self.config.max_workers);
         self.config.max_workers = max_workers.max(1);
         self.config.min_workers = min_workers.min(self.config.max_workers);
-        let free = self.shutdown.is_none() && self.backoff.holds(step.now).is_none();
-        for _ in 0..grown {
-            if free && self.census.live < self.config.max_workers {
-                self.start_worker(step);
-            }
-        }
         for &(since, id) in &self.idle {
             self.timers.arm(Wake::Worker(id), since + self.config.idle_timeout);
         }

@@ -17,6 +17,8 @@ pub(super) fn seconds(name: &str, value: Option<&Bound<'_, PyAny>>) -> PyResult<
     let is_number = value.is_instance_of::<PyFloat>() || value.is_instance_of::<PyInt>();
     let seconds = match value.extract::<f64>() {
         Ok(seconds) if !value.is_instance_of::<PyBool>() => seconds,
+        // An integer that is too large for a float.
+        Err(_) if is_number && value.lt(0)? => f64::NEG_INFINITY,
         Err(_) if is_number => f64::INFINITY,
         _ => {
             let class = value.get_type();

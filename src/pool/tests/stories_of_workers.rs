@@ -134,6 +134,37 @@ fn starts_back_off_from_10_ms_doubling_to_5_s() {
 }
 
 #[test]
+fn so_many_starts_at_a_time_and_the_next_when_one_is_a_process() {
+    let mut sim = Sim::new(of_size(100, 0));
+    assert_eq!(sim.pool.workers.len(), 32);
+    sim.fork(w(1));
+    assert_eq!(sim.pool.workers.len(), 33);
+    sim.settle(Manners::Good);
+    assert_eq!(sim.count(|did| matches!(did, Did::Start(_))), 100);
+}
+
+#[test]
+fn where_starts_fail_only_one_is_risked_until_a_task_is_done() {
+    let mut sim = Sim::new(of_size(100, 50));
+    for id in 1..=32 {
+        sim.fail_start(w(id));
+    }
+    sim.wake_at(sim.pool.next_timer().unwrap());
+    assert_eq!(sim.alive(), [w(33)]);
+    sim.fail_start(w(33));
+    sim.wake_at(sim.pool.next_timer().unwrap());
+    assert_eq!(sim.alive(), [w(34)]);
+    sim.fork(w(34));
+    assert_eq!(sim.alive(), [w(34), w(35)]);
+    sim.boot(w(34));
+    sim.submit_plain();
+    sim.finish(w(34));
+    assert_eq!(sim.pool.workers.len(), 1 + 32);
+    sim.settle(Manners::Good);
+    assert_eq!(sim.pool.workers.len(), 50);
+}
+
+#[test]
 fn workers_that_fail_together_count_once() {
     let mut sim = Sim::new(of_size(8, 8));
     let failed = sim.now();
