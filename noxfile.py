@@ -230,7 +230,7 @@ def sanitize(session: nox.Session, sanitizer: str) -> None:
         # The proc macros of the build must not be instrumented, which naming a target sees to.
         "CARGO_BUILD_TARGET": "x86_64-unknown-linux-gnu",
     }
-    command = ["cargo", "+nightly", "test", "--locked", "--no-default-features", "--lib"]
+    command = ["cargo", "+nightly", "test", "--locked", "--no-default-features", "--lib", "--"]
     session.run(*command, *(session.posargs or ["sys::", "frame"]), env=env, external=True)
 
 
