@@ -5,13 +5,21 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tasks
 from pools import MakePool
-from processes import LONG_SECONDS, await_path, eventually, run_script, start_script
+from processes import (
+    LONG_SECONDS,
+    await_path,
+    eventually,
+    reap_orphans,
+    run_script,
+    start_script,
+)
 
 import deadpool
 from deadpool import _fork_client
@@ -172,25 +180,18 @@ def test_a_main_module_that_cannot_be_imported_is_told_of(tmp_path: Path) -> Non
     body = """
 pool = deadpool.Deadpool(1, worker_start_timeout=5)
 future = pool.submit(abs, -1)
-while not future.cancelled():
-    time.sleep(0.05)
-    if os.path.exists("told"): pool.shutdown(wait=False, cancel_futures=True)
+try:
+    future.result()
+except (deadpool.ProcessError, deadpool.CancelledError):
+    pass
 pool.shutdown()
 print("done")
     """
     script = write_main(tmp_path, head, body)
-    execute = (
-        f"os.chdir({str(tmp_path)!r})\nos.execv(sys.executable, [sys.executable, {str(script)!r}])"
-    )
+    execute = f"os.execv(sys.executable, [sys.executable, {str(script)!r}])"
     with start_script(tmp_path, execute) as process:
-        assert process.stderr is not None
-        told = ""
-        while "LookupError: not here" not in told:
-            line = process.stderr.readline()
-            assert line, told
-            told += line
-        (tmp_path / "told").touch()
-        out, _ = process.communicate(timeout=LONG_SECONDS)
+        out, err = process.communicate(timeout=LONG_SECONDS)
+    assert "LookupError: not here" in err
     assert (process.returncode, out) == (0, "done\n")
 
 
@@ -253,3 +254,59 @@ def test_nothing_is_left_in_it_of_pools_that_ended(make_pool: MakePool) -> None:
     eventually(lambda: len(list(Path(f"/proc/{pid}/fd").iterdir())) == before)
     children = Path(f"/proc/{pid}/task/{pid}/children")
     eventually(lambda: children.read_text() == "")
+
+
+def test_a_stopped_server_is_replaced_while_the_pool_lives(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = server_pid()
+    monkeypatch.setattr(_fork_client, "_SILENT_SECONDS", 0.0)
+    os.kill(before, signal.SIGSTOP)
+    pool = make_pool(worker_start_timeout=0.5)
+    eventually(lambda: pool.submit(os.getpid).exception() is None)
+    assert server_pid() != before
+
+
+def test_a_stopped_zygote_is_replaced(make_pool: MakePool) -> None:
+    pool = make_pool(2, worker_start_timeout=0.5)
+    zygote = pool.submit(os.getppid).result()
+    eventually(lambda: all(worker.state == "idle" for worker in pool.workers()))
+    workers = [worker.pid for worker in pool.workers()]
+    os.kill(zygote, signal.SIGSTOP)
+    pool.submit(os._exit, 1).exception()
+    pool.submit(os._exit, 1).exception()
+    eventually(lambda: pool.submit(os.getppid).exception() is None)
+    assert pool.submit(os.getppid).result() != zygote
+    begun = time.monotonic()
+    pool.shutdown()
+    assert time.monotonic() - begun < 5
+    reap_orphans(pid for pid in workers if pid is not None)
+
+
+def test_what_the_main_module_leaves_running_ends_with_the_parent(tmp_path: Path) -> None:
+    head = f"""
+import atexit, subprocess, threading
+if __name__ != "__main__":
+    threading.Thread(target=time.sleep, args=(600,)).start()
+    child = subprocess.Popen(["sleep", "600"])
+    with open({str(tmp_path / "pids")!r}, "w") as file:
+        print(os.getpid(), child.pid, file=file)
+    atexit.register(print, "in the server")
+"""
+    assert run_main(tmp_path, head, TWO_POOLS) == ("done\n", "")
+    pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
+    eventually(lambda: all(not Path(f"/proc/{pid}/exe").exists() for pid in pids), 5)
+
+
+def test_too_many_descriptors_are_refused_in_words(
+    make_pool: MakePool, caplog: pytest.LogCaptureFixture
+) -> None:
+    context = multiprocessing.get_context("forkserver")
+    pipes = [context.Pipe() for _ in range(125)]
+    ends = [end for pipe in pipes for end in pipe]
+    pool = make_pool(initializer=keep, initargs=ends)
+    error = pool.submit(tasks.nothing).exception()
+    assert isinstance(error, deadpool.ProcessError)
+    assert "240 descriptors at most, not 251" in str(error)
+    for end in ends:
+        end.close()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
 import tasks
 from pools import MakePool
-from processes import await_death, await_pid, is_alive, run_script
+from processes import LONG_SECONDS, await_death, await_pid, is_alive, reap_orphans, run_script
 
 import deadpool
 
@@ -123,3 +126,20 @@ def test_a_nested_pool_is_killed_with_its_task(
     assert isinstance(future.exception(), deadpool.TimeoutError)
     await_death([inner])
     assert os.getpid() != pool.submit(tasks.getpid).result()
+
+
+def test_a_fork_while_a_zygote_starts_does_not_hide_its_end(make_pool: MakePool) -> None:
+    """The child has a copy of all that the parent has at that moment, and lives on."""
+    context = multiprocessing.get_context("fork")
+    for _ in range(5):
+        pool = make_pool()
+        child = context.Process(target=time.sleep, args=(600,))
+        child.start()
+        zygote, worker = pool.submit(os.getppid).result(), pool.submit(os.getpid).result()
+        os.kill(zygote, signal.SIGKILL)
+        pool.submit(os._exit, 1).exception()
+        assert pool.submit(tasks.add, 1, 2).result(LONG_SECONDS) == 3
+        reap_orphans([worker])
+        child.kill()
+        child.join()
+        child.close()

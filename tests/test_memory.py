@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -67,11 +68,21 @@ def test_it_holds_where_the_gil_is_held(pool: deadpool.Deadpool) -> None:
     await_death([error.pid])
 
 
-def test_memory_is_given_back_above_the_threshold(make_pool: MakePool) -> None:
-    pool = make_pool(malloc_trim_rss_memory_threshold_bytes=1)
-    first = pool.submit(tasks.getpid).result()
+def resident_bytes_after_fragmenting(pool: deadpool.Deadpool) -> int:
+    worker = pool.submit(tasks.getpid).result()
     pool.submit(tasks.fragment, 100_000).result()
-    assert pool.submit(tasks.getpid).result() == first
+    # What comes after a task has come when the next one runs.
+    assert pool.submit(tasks.getpid).result() == worker
+    statm = Path(f"/proc/{worker}/statm").read_text().split()
+    return int(statm[1]) * resource.getpagesize()
+
+
+def test_memory_is_given_back_above_the_threshold(make_pool: MakePool) -> None:
+    kept = resident_bytes_after_fragmenting(make_pool())
+    trimmed = resident_bytes_after_fragmenting(make_pool(malloc_trim_rss_memory_threshold_bytes=1))
+    below = make_pool(malloc_trim_rss_memory_threshold_bytes=1 << 40)
+    assert trimmed < kept - 20 * MIB
+    assert resident_bytes_after_fragmenting(below) > trimmed + 20 * MIB
 
 
 def test_trim_memory() -> None:

@@ -310,3 +310,19 @@ def test_a_worker_that_was_replaced_is_not_alive(pool: deadpool.Deadpool) -> Non
     statistics = pool.get_statistics()
     assert statistics["worker_processes_created"] >= 4
     eventually(lambda: pool.get_statistics()["worker_processes_still_alive"] == 1)
+
+
+class Unreadable:
+    """Can be pickled and not unpickled."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return int, ("x",)
+
+
+def test_a_result_that_cannot_be_unpickled_counts_as_a_failure(pool: deadpool.Deadpool) -> None:
+    late = [pool.submit(Unreadable) for _ in range(2)]
+    with pytest.raises(ValueError, match="invalid literal"):
+        late[0].result()
+    assert isinstance(late[1].exception(), ValueError)
+    statistics = pool.get_statistics()
+    assert (statistics["tasks_received"], statistics["tasks_failed"]) == (2, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from pathlib import Path
 
@@ -108,3 +109,30 @@ def test_in_a_map_it_is_the_chunks(pool: deadpool.Deadpool) -> None:
     assert next(results) == 0
     with pytest.raises(deadpool.SoftTimeoutError):
         next(results)
+
+
+def test_a_parent_that_blocks_all_signals_has_soft_timeouts_and_stacks(
+    make_pool: MakePool, start_method: str
+) -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        pool = make_pool(mp_context=start_method)
+        soft = pool.submit(time.sleep, 100, deadpool_soft_timeout=0.1).exception()
+        assert isinstance(soft, deadpool.SoftTimeoutError)
+        hard = pool.submit(tasks.sleep, 100, deadpool_timeout=0.1).exception()
+        assert isinstance(hard, deadpool.TimeoutError)
+        assert "sleep" in str(hard.stack)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def block_all_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+
+
+def test_a_task_that_blocked_all_signals_does_not_take_them_from_the_next(
+    pool: deadpool.Deadpool,
+) -> None:
+    pool.submit(block_all_signals).result()
+    soft = pool.submit(time.sleep, 100, deadpool_soft_timeout=0.1).exception()
+    assert isinstance(soft, deadpool.SoftTimeoutError)

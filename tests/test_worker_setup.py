@@ -6,8 +6,11 @@ import logging
 import multiprocessing
 import os
 import pickle
+import signal
 import time
+import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tasks
@@ -349,3 +352,49 @@ def test_periods_may_be_endless_or_nothing(make_pool: MakePool, name: str) -> No
 def test_seconds_that_no_clock_can_count_mean_for_ever(make_pool: MakePool) -> None:
     pool = make_pool(worker_start_timeout=10**400, kill_grace_period=float("inf"))
     assert pool.submit(tasks.add, 1, 2, deadpool_timeout=10**400).result() == 3
+
+
+def test_the_environment_is_as_it_is_when_a_worker_is_made(
+    make_pool: MakePool, start_method: str
+) -> None:
+    mapping = {"LEVEL": "1"}
+    pool = make_pool(mp_context=start_method, max_tasks_per_child=1, propagate_environ=mapping)
+    futures = [pool.submit(os.getenv, "LEVEL") for _ in range(12)]
+    futures[0].result()
+    mapping["LEVEL"] = "2"
+    assert [future.result() for future in futures][-4:] == ["2"] * 4
+
+
+class Fickle(dict[str, str]):
+    """A mapping that may break."""
+
+    is_broken = False
+
+    def keys(self) -> Any:
+        if self.is_broken:
+            raise LookupError("it broke")
+        return super().keys()
+
+
+def test_a_mapping_that_breaks_later_is_told_of_and_hangs_nothing(
+    make_pool: MakePool, caplog: pytest.LogCaptureFixture
+) -> None:
+    mapping = Fickle(LEVEL="1")
+    pool = make_pool(propagate_environ=types.MappingProxyType(mapping))
+    worker = pool.submit(os.getpid).result()
+    mapping.is_broken = True
+    os.kill(worker, signal.SIGKILL)
+    eventually(lambda: "it broke" in caplog.text)
+    mapping.is_broken = False
+    assert pool.submit(os.getenv, "LEVEL").result() == "1"
+
+
+@pytest.mark.parametrize("mapping", [{"": "1", "A": "2"}, {"A=B": "1"}, {"A": "1\0"}, {"A\0": "1"}])
+def test_what_no_environment_can_hold_is_refused(mapping: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="propagate_environ must have names without '='"):
+        deadpool.Deadpool(1, propagate_environ=mapping)
+    good = {"A": "1"}
+    with deadpool.Deadpool(1, propagate_environ=good) as pool:
+        good.update(mapping)
+        with pytest.raises(ValueError, match="propagate_environ must have names without '='"):
+            pool.submit(os.getenv, "A")

@@ -20,6 +20,7 @@ __all__ = [
     "Worker",
     "__version__",
     "available_cpus",
+    "kill_children",
     "malloc_trim",
     "run_zygote",
 ]
@@ -65,7 +66,8 @@ class FutureBase:
     def add_done_callback(self, fn: Callable[[Future], object]) -> None:
         """Call ``fn(future)`` when the future ends, or now if it has.
 
-        Called in the pool's completer thread, where it delays other callbacks and nothing else.
+        Called in the pool's completer thread, where it delays other callbacks and nothing else; in
+        the calling thread if the future has ended, or is cancelled by it.
         """
 
     def add_pid_callback(self, fn: Callable[[Future], object]) -> None:
@@ -96,6 +98,7 @@ class Launcher:
     def launched(self, zygote: int, pid: int) -> None: ...
     def failed(self, zygote: int, reason: str) -> None: ...
     def descriptors(self) -> list[int]: ...
+    def tell_environ(self, changes: bytes | None) -> None: ...
     def close(self) -> None: ...
 
 @final
@@ -139,7 +142,8 @@ class PoolBase:
         :param deadpool_block: Whether to wait for room in the backlog.
         :raises PoolClosed: If the pool is closed, also while waiting for room.
         :raises BacklogFull: If there is no room and ``deadpool_block`` is false.
-        :raises TypeError: If ``fn`` is not callable, or a ``deadpool_`` keyword is unknown.
+        :raises TypeError: If ``fn`` is not callable, a limit is of another type, or a ``deadpool_``
+            keyword is unknown.
         :raises ValueError: If a limit is out of range.
         """
 
@@ -202,6 +206,7 @@ class Worker:
 def run_zygote(control: int, fork: Callable[[int, list[int], list[int]], int]) -> None:
     """Run a zygote until the parent is gone or wants it to end. Blocks."""
 
+def kill_children(spared: Sequence[int]) -> None: ...
 def malloc_trim() -> bool:
     """Give unused heap memory back to the system; return whether the C library can."""
 

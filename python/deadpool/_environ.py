@@ -41,6 +41,11 @@ class Propagated:
                     raise TypeError(
                         f"propagate_environ must map strings to strings, not {name!r} to {value!r}"
                     )
+                if not name or "=" in name or "\0" in name + value:
+                    raise ValueError(
+                        "propagate_environ must have names without '=', and no NUL anywhere, "
+                        f"not {name!r} with {value!r}"
+                    )
             if current == self._sent:
                 return None
             self._sent = current

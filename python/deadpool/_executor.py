@@ -155,7 +155,9 @@ class Deadpool(  # type: ignore[misc]  # submit() takes more than the base class
             propagates_environ=propagate_environ is not None,
             fails_on_initializer_error=on_initializer_error == "fail",
         )
-        self._threads = _launch.Threads(spec, method, max_workers, on_worker_up, on_worker_down)
+        self._threads = _launch.Threads(
+            spec, self._environ, method, max_workers, on_worker_up, on_worker_down
+        )
         completer, launcher = self._open(
             future_class=Future,
             max_workers=max_workers,
@@ -172,7 +174,12 @@ class Deadpool(  # type: ignore[misc]  # submit() takes more than the base class
             environ=self._environ.changes(),
             propagates=self._environ.is_wanted,
         )
-        self._threads.start(completer, launcher)
+        try:
+            self._threads.start(completer, launcher)
+        except BaseException:
+            # Ctrl-C, while the first workers are waited for.
+            self._close(_KILL, False)
+            raise
         self._room: _asubmit.RoomForCoroutines | None = None
 
     def _propagate(self) -> None:
@@ -263,7 +270,7 @@ class Deadpool(  # type: ignore[misc]  # submit() takes more than the base class
         self._shut_down(_TERMINATE, False)
 
     def kill_workers(self) -> None:
-        """Kill all workers and their trees, cancel what waits and close the pool. Does not wait."""
+        """Kill all workers and their trees, cancel all tasks and close the pool. Does not wait."""
         self._shut_down(_KILL, False)
 
     def _shut_down(self, mode: int, wait: bool) -> None:
@@ -304,6 +311,8 @@ class Deadpool(  # type: ignore[misc]  # submit() takes more than the base class
 
         :param max_workers: The new number, at least 1.
         """
+        if max_workers is None:
+            raise TypeError("max_workers must be an integer, not None")
         max_workers = _check_max_workers(max_workers)
         self._max_workers = max_workers
         self._resize(max_workers, max_workers if self._min_workers is None else self._min_workers)

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+# More do not fit into one message, beside the request's own.
+_MOST_DESCRIPTORS = 240
+
 # A server that has been silent for so long with something to answer will never answer.
 _SILENT_SECONDS = 30.0
 
@@ -181,6 +184,10 @@ class Popen:
             reduction.dump(process, pickled)
         finally:
             context.set_spawning_popen(None)
+        if len(self._fds) > _MOST_DESCRIPTORS:
+            raise ValueError(
+                f"workers can be given {_MOST_DESCRIPTORS} descriptors at most, not {len(self._fds)}"
+            )
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with ours, theirs:
             with open(os.memfd_create("deadpool-task"), "wb") as file:  # noqa: PTH123
@@ -230,7 +237,7 @@ def _await_answer(answers: socket.socket, wanted_fd: int) -> tuple[int, int]:
         raise OSError("the fork server is gone")
     pid = pickle.loads(answer)
     if isinstance(pid, str):
-        raise OSError(f"the fork server could not fork: {pid}")
+        raise OSError(f"the fork server says: {pid}")
     (pidfd,) = fds
     return pid, pidfd
 

@@ -53,9 +53,20 @@ def main(control_fd: int, parent_pid: int) -> None:
     """
     _ignore_signals()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    parent = os.pidfd_open(parent_pid)
-    if os.getppid() == parent_pid:
-        _Server(socket.socket(fileno=control_fd), parent).serve()
+    server: _Server | None = None
+    try:
+        parent = os.pidfd_open(parent_pid)
+        if os.getppid() == parent_pid:
+            server = _Server(socket.socket(fileno=control_fd), parent)
+            server.serve()
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        # What the main module has started goes too: threads and processes, and exit handlers, which
+        # run in the parent. Zygotes end by themselves, after all that is below them.
+        _core.kill_children([] if server is None else server.zygotes)
+        _worker.flush_streams()
+        os._exit(0)
 
 
 def _ignore_signals() -> None:
@@ -76,6 +87,7 @@ class _Server:
         self._control = control
         self._parent = parent
         self._is_prepared = False
+        self.zygotes: list[int] = []
         control.set_inheritable(False)
 
     def serve(self) -> None:
@@ -103,7 +115,7 @@ class _Server:
         try:
             pid = os.fork()
         except OSError as error:
-            _answer(answers, f"{type(error).__name__}: {error}", [])
+            _answer(answers, f"could not fork: {type(error).__name__}: {error}", [])
             return
         if pid == 0:
             code = 1
@@ -116,13 +128,19 @@ class _Server:
             finally:
                 _worker.flush_streams()
                 os._exit(code)
+        # Those that are gone are reaped, and their numbers may come again.
+        self.zygotes = [other for other in self.zygotes if _is_child(other)]
+        self.zygotes.append(pid)
         try:
             pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            _answer(answers, "the process ended at once; it has said why, if it could", [])
+            return
         except OSError as error:
-            # It has ended already, or there are no descriptors left: nobody could wait for it.
+            # There are no descriptors left: nobody could wait for it.
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            _answer(answers, f"{type(error).__name__}: {error}", [])
+            _answer(answers, f"could not fork: {type(error).__name__}: {error}", [])
             return
         _answer(answers, pid, [pidfd])
         os.close(pidfd)
@@ -158,6 +176,13 @@ def _prepare(task: int, preloaded: Sequence[str]) -> None:
     _worker.flush_streams()
     # What is there now stays for ever, in pages that all processes share.
     gc.freeze()
+
+
+def _is_child(pid: int) -> bool:
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+    except ChildProcessError:
+        return False
 
 
 def _answer(answers: socket.socket, answer: int | str, fds: list[int]) -> None:

@@ -17,7 +17,7 @@ from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from types import SimpleNamespace
 
-from . import _exit, _fork, _fork_client, _worker
+from . import _environ, _exit, _fork, _fork_client, _worker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -122,6 +122,21 @@ def start_method(context: BaseContext | str | None) -> StartMethod:
     return StartMethod(context=context, name=name)
 
 
+# Ends of zygotes' sockets that are on their way, with the threads that start these. A fork that kept
+# one would keep the supervisor from hearing of the zygote's end.
+_on_the_way: dict[int, int] = {}
+
+
+def _close_what_is_on_the_way() -> None:
+    # Under fork it is such a thread that forks, and what comes of it is the zygote.
+    this = threading.get_ident()
+    _worker.close_all([fd for fd, thread in list(_on_the_way.items()) if thread != this])
+    _on_the_way.clear()
+
+
+os.register_at_fork(after_in_child=_close_what_is_on_the_way)
+
+
 class Threads:
     """The completer and the launcher of one pool, until both have ended.
 
@@ -131,12 +146,14 @@ class Threads:
     def __init__(
         self,
         spec: _worker.Spec,
+        environ: _environ.Propagated,
         method: StartMethod,
         workers: int,
         on_worker_up: Callable[[int], object] | None = None,
         on_worker_down: Callable[[int, int | None], object] | None = None,
     ) -> None:
         self._spec = spec
+        self._environ = environ
         self._on_worker_up = _logged(on_worker_up)
         self._on_worker_down = _logged(on_worker_down)
         self._method = method
@@ -208,9 +225,13 @@ class Threads:
         while (job := launcher.next()) is not None:
             number, control = job
             if control is None:
-                self._try_to_reap(number)
+                if number == 0:
+                    self._look_at_environ(launcher)
+                else:
+                    self._try_to_reap(number)
                 continue
             try:
+                _on_the_way[control] = threading.get_ident()
                 pid = self._start_zygote(number, control, launcher)
             except BaseException as error:
                 # Whatever it is, the pool must hear of it, or it would wait for ever.
@@ -222,10 +243,20 @@ class Threads:
                 launcher.launched(number, pid)
                 self._first_starts.count()
             finally:
+                _on_the_way.pop(control, None)
                 os.close(control)
         self._first_starts.give_up()
         for number in list(self._zygotes):
             self._try_to_reap(number)
+
+    def _look_at_environ(self, launcher: Launcher) -> None:
+        changes = None
+        try:
+            changes = self._environ.changes()
+        except Exception:
+            # A worker waits for this.
+            _logger.warning("workers get the environment as it was", exc_info=True)
+        launcher.tell_environ(changes)
 
     def _start_zygote(self, number: int, control: int, launcher: Launcher) -> int:
         if _is_hung_up(control):

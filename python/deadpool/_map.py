@@ -32,12 +32,12 @@ def results(
     options: dict[str, Any],
 ) -> Iterator[Any]:
     """Return an iterator over the results; see :meth:`deadpool.Deadpool.map`."""
-    if not isinstance(chunksize, int) or chunksize < 1:
-        raise ValueError("chunksize must be >= 1.")
-    if buffersize is not None:
-        if not isinstance(buffersize, int):
-            raise TypeError("buffersize must be an integer or None")
-        check_whole("buffersize", buffersize, 1)
+    if chunksize is None:
+        raise TypeError("chunksize must be an integer, not None")
+    chunksize = check_whole("chunksize", chunksize, 1)
+    buffersize = check_whole("buffersize", buffersize, 1)
+    if timeout is not None and not isinstance(timeout, (int, float)):
+        raise TypeError(f"timeout must be a number of seconds or None, not {type(timeout)}")
     if not callable(fn):
         raise TypeError(f"the first argument of map() must be callable, not {type(fn)}")
     deadline = None if timeout is None else time.monotonic() + timeout

@@ -173,7 +173,9 @@ def _run_worker(
 def _serve(spec: Spec, fds: list[int]) -> None:
     # What the parent or the fork server has registered is theirs.
     atexit._clear()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
+    # A parent may have blocked any signal.
+    ours = {signal.SIGCHLD, _core.STACK_SIGNAL, _core.SOFT_TIMEOUT_SIGNAL}
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ours)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     worker = _core.Worker(
         fds, spec.serializer, spec.max_worker_memory_bytes, spec.trim_threshold_bytes
@@ -213,7 +215,7 @@ def _finalize(spec: Spec) -> None:
         return
     try:
         spec.finalizer(*spec.finalargs)
-    except Exception:
+    except BaseException:
         _logger().exception("the finalizer failed")
 
 
@@ -232,7 +234,8 @@ def _apply_environ(changes: bytes) -> None:
 def _count_exit_handlers(worker: _core.Worker) -> None:
     """Keep the supervisor informed of how many exit handlers user code has registered.
 
-    Only those are worth a delay before a kill; the standard library's own are not.
+    Only those are worth a delay before a kill. What the standard library registers for itself is
+    not; a ``weakref.finalize`` is the user's, or cleans up after the user.
     """
     registered: list[Callable[..., object]] = []
     register: Any = atexit.register
@@ -240,8 +243,9 @@ def _count_exit_handlers(worker: _core.Worker) -> None:
 
     def counting_register(func: Any, /, *args: Any, **kwargs: Any) -> Any:
         result = register(func, *args, **kwargs)
-        module = getattr(func, "__module__", None) or ""
-        if module.partition(".")[0] not in sys.stdlib_module_names:
+        caller = sys._getframe(1).f_globals.get("__name__") or ""
+        top = caller.partition(".")[0]
+        if top in ("__main__", "weakref") or top not in sys.stdlib_module_names:
             registered.append(func)
             worker.set_exit_handlers(len(registered))
         return result

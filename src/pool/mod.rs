@@ -171,6 +171,11 @@ impl<B> Pool<B> {
         self.counters.tasks_failed += 1;
     }
 
+    /// Count a task as failed whose result, when it came, could not be read.
+    pub fn count_unreadable(&mut self) {
+        self.counters.tasks_failed += 1;
+    }
+
     /// The instant at which [`Event::Timer`] is wanted.
     pub fn next_timer(&self) -> Option<Time> {
         self.timers.next()

@@ -16,7 +16,7 @@ use crate::payload::Payload;
 use crate::sys::page::PageUser;
 use crate::sys::pidfd::PidFd;
 use crate::sys::waker::Waker;
-use crate::sys::{fork_guard, malloc, memory, prctl};
+use crate::sys::{fork_guard, malloc, memory, prctl, process_tree, signals};
 
 use super::failure::{encode_exception, unpicklable_result};
 use super::serialize::Serializer;
@@ -26,6 +26,7 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Worker>()?;
     module.add_class::<ParentWatch>()?;
     module.add_function(wrap_pyfunction!(run_zygote, module)?)?;
+    module.add_function(wrap_pyfunction!(kill_children, module)?)?;
     module.add("STACK_SIGNAL", stack_signal())?;
     module.add("SOFT_TIMEOUT_SIGNAL", soft_timeout_signal())
 }
@@ -61,6 +62,13 @@ fn run_zygote(control: RawFd, fork: &Bound<'_, PyAny>) -> PyResult<()> {
     fork.py().import("deadpool._remote")?;
     Zygote::new(own(control))?.run(&mut Python(fork));
     Ok(())
+}
+
+/// Kill what is below this process, but for the children `spared`.
+#[pyfunction]
+#[allow(clippy::needless_pass_by_value, reason = "it is made of a Python list")]
+fn kill_children(spared: Vec<u32>) {
+    process_tree::kill_children_of_self(&spared);
 }
 
 /// Ends this process with its parent, until it is told to stop.
@@ -111,6 +119,8 @@ pub struct Worker {
     // The number of the running task plus one, 0 while none runs.
     running: Arc<AtomicU64>,
     settings: Settings,
+    // A task before may have blocked them.
+    signals: signals::Wanted,
     serializer: Arc<Serializer>,
 }
 
@@ -156,6 +166,7 @@ impl Worker {
             page,
             running: Arc::new(AtomicU64::new(0)),
             settings: Settings { max_memory_bytes, trim_threshold_bytes },
+            signals: signals::Wanted::new(&[stack_signal(), soft_timeout_signal()]),
             serializer: Arc::new(Serializer::new(serializer)?),
         })
     }
@@ -252,6 +263,7 @@ impl PythonInterpreter<'_, '_> {
         let (function, args, kwargs) = (call.get_item(0)?, call.get_item(1)?, call.get_item(2)?);
         let args = args.cast_into::<PyTuple>()?;
         let kwargs = kwargs.cast_into::<PyDict>().ok();
+        self.worker.signals.unblock();
         // The call's own reference would keep the arguments alive through the pickling of the result.
         drop(call);
         self.worker.running.store(u64::from(seq) + 1, Ordering::SeqCst);

@@ -115,7 +115,10 @@ pub(super) fn decode(py: Python<'_>, handle: &Handle, outcome: Outcome) -> (End,
             });
             match loaded {
                 Ok((value, interrupt)) => (End::Returned(value), interrupt),
-                Err(error) => (raised(error), None),
+                Err(error) => {
+                    link.count_unreadable();
+                    (raised(error), None)
+                }
             }
         }
         Outcome::Raised(payload) if payload.is_lost() => (raised(view::lost()), None),

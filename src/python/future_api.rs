@@ -5,7 +5,7 @@
 //! once; and there is a pid. Without a pool it behaves as `concurrent.futures.Future` does.
 
 use pyo3::PyTraverseError;
-use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::gc::PyVisit;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -159,6 +159,10 @@ impl FutureBase {
 
     /// Call `fn(future)` when the task starts, or now if it has.
     fn add_pid_callback(slf: &Bound<'_, Self>, r#fn: &Bound<'_, PyAny>) -> PyResult<()> {
+        if !r#fn.is_callable() {
+            let class = r#fn.get_type();
+            return Err(PyTypeError::new_err(format!("fn must be a callable, not {class}")));
+        }
         Self::prefer_completer(slf)?;
         let callbacks = Self::list(slf, |extras| &mut extras.pid_callbacks);
         {

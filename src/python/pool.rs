@@ -69,6 +69,12 @@ impl PoolLink for Link {
         self.post(Command::WatchStart(task));
     }
 
+    fn count_unreadable(&self) {
+        if !self.is_foreign() {
+            self.shared.count_unreadable();
+        }
+    }
+
     fn is_foreign(&self) -> bool {
         self.generation != fork_guard::generation()
     }
@@ -168,9 +174,8 @@ impl PoolBase {
             .and_then(|exit| exit.getattr("interpreter_is_exiting")?.extract::<bool>())
             .unwrap_or(true);
         if finalizing {
-            return PyRuntimeError::new_err(
-                "cannot schedule new futures after interpreter shutdown",
-            );
+            let message = "cannot schedule new futures after interpreter shutdown";
+            return exception(py, "PoolClosed", message);
         }
         exception(
             py,
@@ -238,11 +243,15 @@ impl PoolBase {
             fail_on_initializer_error,
         };
         let serializer = Serializer::new(serializer)?;
-        let settings =
-            Settings { pool, max_backlog: max_backlog.unwrap_or(usize::MAX), zygote_each };
+        let settings = Settings {
+            pool,
+            max_backlog: max_backlog.unwrap_or(usize::MAX),
+            zygote_each,
+            propagates,
+        };
         let (shared, completions, launches) = Shared::new(settings)?;
         if let Some(environ) = environ {
-            shared.post(Command::Environ(Payload::from(environ)));
+            shared.post(Command::Environ(Some(Payload::from(environ))));
         }
         let supervised = Arc::clone(&shared);
         let thread =
@@ -265,8 +274,23 @@ impl PoolBase {
 
     /// Schedule ``fn(*args, **kwargs)`` to run in a worker, and return its :class:`Future`.
     ///
-    /// The call is pickled here, so later changes of its arguments are not seen. Blocks while the
-    /// backlog is full, unless ``deadpool_block`` is false; may be called from any thread.
+    /// The call is pickled here, so later changes of its arguments are not seen; an error in pickling
+    /// arrives on the future. Blocks while the backlog is full, unless ``deadpool_block`` is false. May
+    /// be called from any thread, and from signal handlers.
+    ///
+    /// :param deadpool_timeout: Seconds from the start of the task until its worker is killed; 0 fails
+    ///     the task at once, None means never.
+    /// :param deadpool_priority: 0 is the highest; first in, first out within one.
+    /// :param deadpool_soft_timeout: Seconds from the start until :class:`SoftTimeoutError` is raised in
+    ///     the task.
+    /// :param deadpool_memory_limit_bytes: Memory of the worker's process tree over which it is killed.
+    /// :param deadpool_retries: How many more times the task may run after its worker died.
+    /// :param deadpool_block: Whether to wait for room in the backlog.
+    /// :raises PoolClosed: If the pool is closed, also while waiting for room.
+    /// :raises BacklogFull: If there is no room and ``deadpool_block`` is false.
+    /// :raises TypeError: If ``fn`` is not callable, a limit is of another type, or a ``deadpool_``
+    ///     keyword is unknown.
+    /// :raises ValueError: If a limit is out of range.
     #[pyo3(signature = (
         r#fn, /, *args, deadpool_timeout=None, deadpool_priority=None, deadpool_soft_timeout=None,
         deadpool_memory_limit_bytes=None, deadpool_retries=None, deadpool_block=true, **kwargs
@@ -369,7 +393,7 @@ deadpool_soft_timeout=None, deadpool_memory_limit_bytes=None, deadpool_retries=0
 
     /// The environment that workers get before their first task, pickled.
     fn _set_environ(&self, environ: Vec<u8>) -> PyResult<()> {
-        self.shared()?.post(Command::Environ(Payload::from(environ)));
+        self.shared()?.post(Command::Environ(Some(Payload::from(environ))));
         Ok(())
     }
 

@@ -28,6 +28,8 @@ pub trait PoolLink: Send + Sync {
     fn kill(&self, task: TaskId, signal: i32);
     /// Tell when the task starts (see [`started`]); at once if it has.
     fn report_start(&self, task: TaskId);
+    /// Count a task as failed whose result can't be unpickled here.
+    fn count_unreadable(&self);
     /// Whether this is a fork of the process that made the pool, where nothing will ever end.
     fn is_foreign(&self) -> bool;
     /// Have what was asked for done before this returns. The one call that may wait, for a moment and

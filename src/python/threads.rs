@@ -12,6 +12,7 @@ use pyo3::prelude::*;
 
 use crate::event::Shutdown;
 use crate::handle::Taker;
+use crate::payload::Payload;
 use crate::stock::Stock;
 use crate::supervisor::{Command, Completion, Launch, Shared};
 
@@ -155,12 +156,13 @@ impl Launcher {
     /// Wait for the next job. **Blocks**; for a thread of its own.
     ///
     /// Returns the number of a zygote with the descriptor of its control socket, which is the caller's
-    /// from then on; a number with `None` for a zygote that is to be waited for; `None` when there
-    /// will be no more.
+    /// from then on; a number with `None` for a zygote that is to be waited for; 0 with `None` when
+    /// `tell_environ` is to be called; `None` when there will be no more.
     fn next(&self, py: Python<'_>) -> Option<(u64, Option<i32>)> {
         match py.detach(|| self.launches.recv()) {
             Ok(Launch::Zygote { zygote, control }) => Some((zygote, Some(control.into_raw_fd()))),
             Ok(Launch::Reap(zygote)) => Some((zygote, None)),
+            Ok(Launch::LookAtEnviron) => Some((0, None)),
             Ok(Launch::Stop) | Err(_) => None,
         }
     }
@@ -170,6 +172,11 @@ impl Launcher {
         let (done, _) = crossbeam_channel::bounded(0);
         self.shared.gate().close();
         self.shared.post(Command::Shutdown(Shutdown::Drain, done));
+    }
+
+    /// Say how the environment that workers get has changed, pickled; `None` if it has not.
+    fn tell_environ(&self, changes: Option<Vec<u8>>) {
+        self.shared.post(Command::Environ(changes.map(Payload::from)));
     }
 
     /// Say that a zygote was started.

@@ -51,8 +51,8 @@ pub enum Command<S> {
         /// Its process, or what went wrong.
         result: std::result::Result<u32, String>,
     },
-    /// The environment that workers get before their first task has changed.
-    Environ(Payload),
+    /// The environment that workers get before their first task, if it has changed.
+    Environ(Option<Payload>),
     /// Change the size.
     Resize {
         /// The new upper bound.
@@ -108,6 +108,8 @@ pub enum Launch {
     },
     /// The process of a zygote is gone, or soon will be: wait for it.
     Reap(u64),
+    /// A worker is being made: look whether the environment that workers get has changed.
+    LookAtEnviron,
     /// There will be nothing more.
     Stop,
 }
@@ -313,6 +315,14 @@ impl<S: Send + Sync + 'static> Shared<S> {
         match &mut *self.lock() {
             Life::Running(core) => core.reset_statistics(),
             Life::Ended(statistics) => *statistics = Statistics::default(),
+        }
+    }
+
+    /// Count a task as failed whose result could not be unpickled.
+    pub fn count_unreadable(&self) {
+        match &mut *self.lock() {
+            Life::Running(core) => core.count_unreadable(),
+            Life::Ended(statistics) => statistics.tasks_failed += 1,
         }
     }
 

@@ -51,10 +51,20 @@ impl Zygote {
         self.control.as_fd()
     }
 
-    /// Its process has been started.
-    pub fn launched(&mut self, pid: u32) {
-        // If it is gone already, its socket tells.
+    /// Its process has been started. Returns what tells of its end, or `None` if that has come.
+    pub fn launched(&mut self, pid: u32) -> Option<BorrowedFd<'_>> {
         self.process = PidFd::open(pid).ok();
+        self.process.as_ref().map(PidFd::as_fd)
+    }
+
+    /// What tells of the end of its process.
+    pub fn process(&self) -> Option<BorrowedFd<'_>> {
+        self.process.as_ref().map(PidFd::as_fd)
+    }
+
+    /// Whether it was asked for this worker, and has not answered.
+    pub fn owes(&self, worker: WorkerId) -> bool {
+        self.under_way.contains(&worker)
     }
 
     /// Whether it has said that it can fork.

@@ -1,6 +1,8 @@
 //! Signals and the threads they go to.
 
 use std::io;
+use std::mem::MaybeUninit;
+use std::ptr;
 use std::thread::{self, JoinHandle};
 
 use nix::errno::Errno;
@@ -49,6 +51,32 @@ where
     let thread = thread::Builder::new().name(name.to_owned()).spawn(run);
     before.thread_set_mask().failed_to("restore the signal mask")?;
     thread.map_err(|source: io::Error| Error::Syscall { call: "start a thread", source })
+}
+
+/// Signals that must reach the calling thread, whatever user code has done to its mask.
+#[derive(Clone, Copy)]
+pub struct Wanted(libc::sigset_t);
+
+impl Wanted {
+    /// These.
+    pub fn new(signals: &[libc::c_int]) -> Self {
+        let mut set = MaybeUninit::uninit();
+        // SAFETY: the first call initialises the set, the others get it initialised; a number that
+        // is no signal is refused.
+        unsafe {
+            libc::sigemptyset(set.as_mut_ptr());
+            for &signal in signals {
+                libc::sigaddset(set.as_mut_ptr(), signal);
+            }
+            Self(set.assume_init())
+        }
+    }
+
+    /// Unblock them in the calling thread.
+    pub fn unblock(&self) {
+        // SAFETY: the set is initialised, and nothing is to be written back.
+        unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const self.0, ptr::null_mut()) };
+    }
 }
 
 /// The calling thread, as [`thread_kill`] names it.

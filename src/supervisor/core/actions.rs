@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::event::{Action, Event};
 use crate::frame::{Header, Kind};
 use crate::outcome::{ExitStatus, Outcome};
+use crate::payload::Payload;
 use crate::supervisor::remote::Remote;
 use crate::supervisor::report;
 use crate::supervisor::shared::{Command, Completion};
@@ -58,6 +59,18 @@ impl<S: Send + Sync + 'static> Core<S> {
         act(remote);
         if !remote.outbox.is_empty() && !std::mem::replace(&mut remote.is_dirty, true) {
             self.dirty.push(id);
+        }
+    }
+
+    /// Tell the workers that have run nothing yet of their environment, if it is another one now.
+    pub(super) fn environ_is(&mut self, changed: Option<Payload>) {
+        if let Some(changed) = changed {
+            self.environ = Some(Arc::new(changed));
+        }
+        let Some(environ) = self.environ.clone() else { return };
+        let ids: Vec<WorkerId> = self.remotes.0.keys().copied().collect();
+        for id in ids {
+            self.with_remote(id, |remote| remote.update_environ(&environ));
         }
     }
 

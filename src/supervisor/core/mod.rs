@@ -55,6 +55,8 @@ pub struct Settings {
     pub max_backlog: usize,
     /// Whether each worker has a zygote of its own.
     pub zygote_each: bool,
+    /// Whether workers get an environment, which is looked at when each is made.
+    pub propagates: bool,
 }
 
 /// What the pool keeps with a task.
@@ -83,6 +85,7 @@ pub struct Core<S> {
     common_zygote: Option<u64>,
     next_zygote: u64,
     zygote_each: bool,
+    propagates: bool,
     gate: Arc<Gate>,
     waker: Arc<Waker>,
     poller: Arc<Poller>,
@@ -132,6 +135,7 @@ impl<S: Send + Sync + 'static> Core<S> {
             common_zygote: None,
             next_zygote: 1,
             zygote_each: settings.zygote_each,
+            propagates: settings.propagates,
             gate,
             waker,
             poller,
@@ -226,9 +230,10 @@ impl<S: Send + Sync + 'static> Core<S> {
 
     /// The last words of a pool that has terminated.
     pub(super) fn finish(&mut self) {
-        for (_, zygote) in self.zygotes.drain() {
+        let doubted = |id| !self.zygote_each && self.common_zygote != Some(id);
+        for (id, zygote) in self.zygotes.drain() {
             zygote.dismiss();
-            if !zygote.is_ready() {
+            if !zygote.is_ready() || doubted(id) {
                 // It may never come to read that.
                 zygote.kill();
             }
@@ -261,6 +266,10 @@ impl<S: Send + Sync + 'static> Core<S> {
 
     pub(super) fn statistics(&self) -> Statistics {
         self.pool.statistics()
+    }
+
+    pub(super) fn count_unreadable(&mut self) {
+        self.pool.count_unreadable();
     }
 
     pub(super) fn reset_statistics(&mut self) {
@@ -334,10 +343,7 @@ impl<S: Send + Sync + 'static> Core<S> {
             Command::Cancel(task, kill) => Event::Cancel { task, kill },
             Command::WatchStart(task) => Event::WatchStart(task),
             Command::Launched { zygote, result } => return self.launched(zygote, result),
-            Command::Environ(payload) => {
-                self.environ = Some(Arc::new(payload));
-                return;
-            }
+            Command::Environ(payload) => return self.environ_is(payload),
             Command::Resize { max_workers, min_workers } => {
                 Event::Resize { max_workers, min_workers }
             }

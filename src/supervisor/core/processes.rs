@@ -31,14 +31,15 @@ impl<S: Send + Sync + 'static> Core<S> {
             Some(zygote) => zygote,
             None => self.launch_zygote()?,
         };
-        let (mut remote, ends) = Remote::new(zygote_id).inspect_err(|error| {
+        let (remote, ends) = Remote::new(zygote_id).inspect_err(|error| {
             if self.zygote_each {
                 // It has nothing to do, and nobody would ever dismiss it.
                 self.zygote_gone(zygote_id, &error.to_string());
             }
         })?;
-        if let Some(environ) = &self.environ {
-            remote.update_environ(environ);
+        if self.propagates {
+            // It gets what the answer brings, or what was known before if that brings nothing new.
+            let _ = self.launches.send(Launch::LookAtEnviron);
         }
         self.remotes.0.insert(id, remote);
         if let Some(zygote) = self.zygotes.get_mut(&zygote_id) {
@@ -71,8 +72,15 @@ impl<S: Send + Sync + 'static> Core<S> {
     pub(super) fn launched(&mut self, id: u64, result: std::result::Result<u32, String>) {
         match result {
             Ok(pid) => {
-                if let Some(zygote) = self.zygotes.get_mut(&id) {
-                    zygote.launched(pid);
+                let Some(zygote) = self.zygotes.get_mut(&id) else { return };
+                // Its socket is not enough: a process that was forked meanwhile may hold the other
+                // end of that.
+                let watched = zygote.launched(pid).is_some_and(|process| {
+                    let token = Token::ZygoteProcess(id).pack();
+                    self.poller.add(process, token, Interest::READ).is_ok()
+                });
+                if !watched {
+                    self.zygote_process_gone(id);
                 }
             }
             Err(reason) => self.zygote_gone(id, &reason),
@@ -89,6 +97,12 @@ impl<S: Send + Sync + 'static> Core<S> {
             }
         }
         self.flush_zygote(id);
+    }
+
+    /// The process of a zygote is gone, and has said all that it had to say.
+    pub(super) fn zygote_process_gone(&mut self, id: u64) {
+        self.hear_zygote(id);
+        self.zygote_gone(id, "the zygote is gone");
     }
 
     pub(super) fn on_report(&mut self, report: Report, fd: Option<OwnedFd>) {
@@ -195,7 +209,7 @@ impl<S: Send + Sync + 'static> Core<S> {
 
     pub(super) fn zygote_gone(&mut self, id: u64, reason: &str) {
         let Some(zygote) = self.zygotes.remove(&id) else { return };
-        let _ = self.poller.remove(zygote.control());
+        self.unwatch_zygote(&zygote);
         let _ = self.launches.send(Launch::Reap(id));
         if self.common_zygote == Some(id) {
             self.common_zygote = None;
@@ -205,11 +219,36 @@ impl<S: Send + Sync + 'static> Core<S> {
         }
     }
 
+    fn unwatch_zygote(&self, zygote: &Zygote) {
+        let _ = self.poller.remove(zygote.control());
+        if let Some(process) = zygote.process() {
+            let _ = self.poller.remove(process);
+        }
+    }
+
+    /// A worker is given up that no process has come of. Where its zygote should long have made one,
+    /// that is asked no more; what else it was asked for is started anew.
+    fn doubt_zygote(&mut self, id: u64, worker: WorkerId) {
+        if self.zygote_each {
+            return;
+        }
+        let Some(zygote) = self.zygotes.get(&id) else { return };
+        if !zygote.is_ready() {
+            zygote.kill();
+            self.zygote_gone(id, "the zygote was not ready in time");
+        } else if zygote.owes(worker) && self.common_zygote == Some(id) {
+            // Those that it has forked before go on.
+            self.common_zygote = None;
+        }
+    }
+
     pub(super) fn forget(&mut self, id: WorkerId) {
         self.forget_process(id);
         let Some(remote) = self.remotes.0.remove(&id) else { return };
         if let Some(pid) = remote.pid() {
             self.tell(Completion::WorkerDown(pid, remote.exit.unwrap_or(ExitStatus::Unknown)));
+        } else {
+            self.doubt_zygote(remote.zygote, id);
         }
         let _ = self.poller.remove(remote.socket().as_fd());
         self.leaving.retain(|&(_, leaving)| leaving != id);
@@ -217,7 +256,7 @@ impl<S: Send + Sync + 'static> Core<S> {
             && let Some(zygote) = self.zygotes.remove(&remote.zygote)
         {
             zygote.dismiss();
-            let _ = self.poller.remove(zygote.control());
+            self.unwatch_zygote(&zygote);
             let _ = self.launches.send(Launch::Reap(remote.zygote));
         }
     }

@@ -21,6 +21,7 @@ pub(super) enum Token {
     Socket(WorkerId),
     Process(WorkerId),
     Zygote(u64),
+    ZygoteProcess(u64),
 }
 
 impl Token {
@@ -31,6 +32,7 @@ impl Token {
             Self::Socket(id) => id.get() << 2,
             Self::Process(id) => id.get() << 2 | 1,
             Self::Zygote(id) => id << 2 | 2,
+            Self::ZygoteProcess(id) => id << 2 | 3,
         }
     }
 
@@ -40,7 +42,8 @@ impl Token {
             (1, _) => Self::Timer,
             (_, 0) => Self::Socket(WorkerId::new(token >> 2)),
             (_, 1) => Self::Process(WorkerId::new(token >> 2)),
-            _ => Self::Zygote(token >> 2),
+            (_, 2) => Self::Zygote(token >> 2),
+            _ => Self::ZygoteProcess(token >> 2),
         }
     }
 }
@@ -66,6 +69,7 @@ impl<S: Send + Sync + 'static> Core<S> {
             }
             Token::Process(id) => self.process_gone(id),
             Token::Zygote(id) => self.hear_zygote(id),
+            Token::ZygoteProcess(id) => self.zygote_process_gone(id),
         }
         self.settle();
     }
