@@ -16,9 +16,9 @@ use crate::worker::{Phase, Sent, Step as StopStep, Stop, WorkerId};
 
 use super::{Pool, Step};
 
-/// How long a worker has to write its stack down. One that can says so at once, so that only those
-/// that are stopped are killed so much later; on a busy machine the others may wait for a CPU first.
-const STACK_LIMIT: Duration = Duration::from_millis(50);
+/// How long a worker has to write its stack down. One that can says so at once, and one that is stopped
+/// is not asked; so much later are killed only those that wait for a CPU, or for the kernel.
+pub(super) const STACK_LIMIT: Duration = Duration::from_millis(200);
 
 /// How long a killed process may take to go before it is killed once more.
 const KILL_AGAIN: Duration = Duration::from_secs(1);

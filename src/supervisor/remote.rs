@@ -234,6 +234,9 @@ impl Remote {
     pub fn ask_for_stack(&mut self) -> bool {
         self.stacks_before = self.page.stack_dumps();
         let is_clear = self.page.clear_stack().is_ok();
+        if self.pid().is_some_and(process_tree::is_stopped) {
+            return false;
+        }
         let asked = self.process.as_ref().map(|process| process.pidfd.signal(stack_signal()));
         is_clear && matches!(asked, Some(Ok(true)))
     }

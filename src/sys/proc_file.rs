@@ -40,6 +40,13 @@ pub(super) fn parent(pid: u32, buffer: &mut Vec<u8>) -> Option<u32> {
     parent_in(buffer)
 }
 
+/// Whether a process is stopped, by a signal or a debugger.
+pub(super) fn is_stopped(pid: u32) -> bool {
+    directory(pid)
+        .and_then(|process| process.stat().ok())
+        .is_some_and(|stat| matches!(stat.state, 'T' | 't'))
+}
+
 fn parent_in(stat: &[u8]) -> Option<u32> {
     // The name of the program comes before, in parentheses, and can contain anything.
     let name_end = stat.iter().rposition(|&byte| byte == b')')?;

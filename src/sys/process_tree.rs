@@ -105,6 +105,11 @@ pub fn kill_children_of_self(except: &[u32]) -> usize {
     Tree::new(&own, std::process::id(), except).kill_members()
 }
 
+/// Whether a process is stopped, by a signal or a debugger.
+pub fn is_stopped(pid: u32) -> bool {
+    proc_file::is_stopped(pid)
+}
+
 /// Signals a process, if that is possible and allowed.
 fn send(process: &PidFd, signal: i32) -> bool {
     process.signal(signal).unwrap_or(false)

@@ -3,6 +3,7 @@
 use crate::deadline::Wake;
 use crate::event::Shutdown;
 use crate::pool::census::Census;
+use crate::pool::stopping::STACK_LIMIT;
 use crate::task::TaskId;
 use crate::time::Time;
 use crate::worker::{Phase, WorkerId};
@@ -119,8 +120,10 @@ impl Sim {
             let Some(timeout) = self.tasks[&task].spec.limits.timeout else {
                 continue;
             };
-            let slack =
-                ms(57) + self.pool.config.kill_grace_period + if stamped { ms(0) } else { ms(110) };
+            let slack = ms(7)
+                + STACK_LIMIT
+                + self.pool.config.kill_grace_period
+                + if stamped { ms(0) } else { ms(110) };
             let late = self.now().since(at + timeout + slack);
             assert!(late.is_zero(), "{task:?} runs {late:?} longer than it may");
         }
@@ -196,8 +199,8 @@ impl Sim {
                 let began = starts.last().map_or(known.submitted, |start| start.at);
                 assert!(began + timeout <= self.now(), "{task:?} timed out early");
                 // At worst the worker was stopped between its claim and its stamp, so that its start
-                // is only believed after 100 ms, and it never writes its stack, for 50 ms.
-                let slack = ms(12) + self.pool.config.kill_grace_period + ms(100) + ms(50);
+                // is only believed after 100 ms, and it never writes its stack.
+                let slack = ms(12) + self.pool.config.kill_grace_period + ms(100) + STACK_LIMIT;
                 assert!(self.now() <= began + timeout + slack, "{task:?} timed out late");
             }
             End::MemoryExceeded => assert!(known.over_memory, "nobody saw {task:?} use too much"),

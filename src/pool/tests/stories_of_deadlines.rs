@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::event::Event;
+use crate::pool::stopping::STACK_LIMIT;
 use crate::task::Limits;
 
 use super::fair::Manners;
@@ -30,7 +31,7 @@ fn a_deadline_counts_from_the_start_and_not_from_the_hand_over() {
     let began = sim.now();
     sim.pass(ms(49));
     assert!(!sim.has_done(Did::CaptureStack(w(1))));
-    sim.pass(ms(60));
+    sim.pass(ms(10) + STACK_LIMIT);
     assert_eq!(sim.began_at(Did::CaptureStack(w(1))), Some(began + ms(50)));
     assert_eq!(sim.end_of(task), Some(End::TimedOut));
 }
@@ -41,10 +42,10 @@ fn the_stack_is_asked_for_before_the_kill_but_not_waited_for_long() {
     let task = sim.submit(0, timeout(ms(50)));
     sim.begin(w(1));
     let began = sim.now();
-    sim.pass(ms(99));
+    sim.pass(ms(49) + STACK_LIMIT);
     assert_eq!(sim.end_of(task), None);
     sim.pass(ms(1));
-    assert_eq!(sim.began_at(Did::Kill(w(1))), Some(began + ms(100)));
+    assert_eq!(sim.began_at(Did::Kill(w(1))), Some(began + ms(50) + STACK_LIMIT));
     assert_eq!(sim.end_of(task), Some(End::TimedOut));
 }
 
@@ -84,7 +85,7 @@ fn a_deadline_holds_for_a_task_whose_predecessors_result_was_never_announced() {
     sim.finish_quietly(w(1));
     sim.begin(w(1));
     let began = sim.now();
-    sim.pass(ms(60));
+    sim.pass(ms(10) + STACK_LIMIT);
     assert_eq!(sim.end_of(first), Some(End::Returned));
     assert_eq!(sim.end_of(second), Some(End::TimedOut));
     assert!(sim.began_at(Did::CaptureStack(w(1))).unwrap() <= began + ms(3));
@@ -166,7 +167,7 @@ fn a_worker_stopped_between_claim_and_stamp_meets_its_deadline_too() {
     let mut sim = Sim::ready(of_size(1, 1));
     let task = sim.submit(0, timeout(ms(50)));
     sim.world.step(w(1), false);
-    sim.pass(ms(200));
+    sim.pass(ms(150) + STACK_LIMIT);
     assert_eq!(sim.end_of(task), Some(End::TimedOut));
 }
 
@@ -176,7 +177,7 @@ fn a_cancelled_task_that_goes_on_keeps_its_deadline() {
     let task = sim.submit(0, timeout(ms(50)));
     sim.begin(w(1));
     sim.cancel(task, None);
-    sim.pass(ms(110));
+    sim.pass(ms(60) + STACK_LIMIT);
     assert!(sim.has_done(Did::Kill(w(1))));
 }
 
@@ -208,7 +209,7 @@ fn a_task_over_its_memory_limit_is_stopped() {
     assert!(!sim.has_done(Did::CaptureStack(w(1))));
     sim.tasks.get_mut(&task).unwrap().over_memory = true;
     sim.feed(Event::MemorySampled { worker, seq, used_bytes: 1001 });
-    sim.pass(ms(50));
+    sim.pass(STACK_LIMIT);
     assert_eq!(sim.end_of(task), Some(End::MemoryExceeded));
 }
 
@@ -234,7 +235,7 @@ fn a_worker_that_survives_a_kill_does_not_block_the_pool() {
     let mut sim = Sim::ready(of_size(1, 1));
     sim.submit(0, timeout(ms(50)));
     sim.begin(w(1));
-    sim.pass(ms(110));
+    sim.pass(ms(60) + STACK_LIMIT);
     assert!(sim.has_done(Did::Kill(w(1))));
     let next = sim.submit_plain();
     sim.boot(w(2));
