@@ -297,6 +297,7 @@ impl PoolBase {
     ), text_signature = "(self, fn, /, *args, deadpool_timeout=None, deadpool_priority=0, \
 deadpool_soft_timeout=None, deadpool_memory_limit_bytes=None, deadpool_retries=0, deadpool_block=True, **kwargs)")]
     #[allow(clippy::too_many_arguments, reason = "it is the signature that users see")]
+    #[allow(clippy::doc_markdown, reason = "the docstring is Python's, in reStructuredText")]
     fn submit(
         slf: &Bound<'_, Self>,
         py: Python<'_>,
