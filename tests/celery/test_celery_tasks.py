@@ -169,6 +169,18 @@ def test_sigusr1_raises_the_soft_limit(client: Client, worker: Worker) -> None:
     assert int(pid) in worker.worker_pids()
 
 
+def test_revoke_with_sigusr1_lets_the_task_clean_up(client: Client, worker: Worker) -> None:
+    begun, cleaned = uuid.uuid4().hex, uuid.uuid4().hex
+    # Longer than a process has that is to be killed.
+    result = client.send("clean_up", begun, cleaned, 1.5)
+    (pid,) = worker.await_lines(begun)
+    eventually(lambda: [task["id"] for task in worker.ask("active")] == [result.id])
+    result.revoke(terminate=True, signal="SIGUSR1")
+    _await_revoked(worker, result.id)
+    worker.await_lines(cleaned)
+    assert int(pid) in worker.worker_pids()
+
+
 def test_active_and_reserved(client: Client, worker: Worker) -> None:
     needs_event_loop(worker)
     begun = uuid.uuid4().hex
