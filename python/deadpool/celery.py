@@ -79,7 +79,7 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types.
             self._slots = ThreadSlots(size)
         else:
             calls = HubCalls(self._uninterrupted)
-            self._slots = HubSlots(self.options.get("semaphore"))
+            self._slots = HubSlots(self.options.get("semaphore"), self._priority_of_waiting)
         calls.propagated = (MemoryError, *self.callbacks_propagate)
         self._calls = calls
         self._crew = Crew(self.app, self.options.get("initargs"), size, self._settings)
@@ -148,7 +148,7 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types.
                 deadpool_timeout=job.timeout,
                 deadpool_soft_timeout=job.soft_timeout,
                 deadpool_memory_limit_bytes=self._memory_limit_bytes(name),
-                deadpool_priority=self._priority(args),
+                deadpool_priority=self._priority(_celery_priority.of_call(args)),
                 **kwargs,
             )
         except BaseException:
@@ -156,6 +156,9 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types.
             raise
         job.watch(future)
         return job
+
+    def _priority_of_waiting(self, args: Sequence[Any]) -> int:
+        return self._priority(_celery_priority.of_waiting(args))
 
     def _memory_limit_bytes(self, name: str | None) -> int | None:
         task = None if name is None else self.app.tasks.get(name)

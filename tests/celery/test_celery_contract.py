@@ -70,7 +70,8 @@ class InThread:
     """A pool as it is without an event loop."""
 
     def __init__(self, limit: int = 1, **options: Any) -> None:
-        app = Celery("contract", broker="memory://", set_as_current=False)
+        broker = options.pop("broker", "memory://")
+        app = Celery("contract", broker=broker, set_as_current=False)
         app.conf.update(options.pop("config", {}))
         options.pop("configure", lambda _app: None)(app)
         app.conf.include = ["contract_tasks"]
@@ -238,6 +239,26 @@ def test_flush_drops_what_has_not_begun(make: Any) -> None:
     pool.wait_for(lambda: running.names == ["accepted", "done"])
     assert pool.run(contract_tasks.pid).names == ["accepted", "done"]
     assert dropped.all == []
+
+
+@pytest.mark.parametrize(
+    ("broker", "order"),
+    [("memory://", ["9", "5", "0", "None"]), ("redis://localhost", ["0", "None", "5", "9"])],
+)
+def test_what_waits_in_the_pool_goes_by_priority(
+    make: Any, tmp_path: Path, broker: str, order: list[str]
+) -> None:
+    pool = make(broker=broker)
+    running, _ = pool.apply(contract_tasks.note_and_wait, tmp_path / "begun")
+    pool.wait_for(lambda: running.names == ["accepted"])
+    pool.pool.putlocks = False
+    told = []
+    for priority in (0, None, 5, 9):
+        args = ("task", "id", {"delivery_info": {"priority": priority}}, tmp_path / "order")
+        told.append(pool.apply(contract_tasks.note_call, *args)[0])
+    pool.pool.terminate_job(running.value("accepted")[0], signal.SIGKILL)
+    pool.wait_for(lambda: all("done" in one.names for one in told))
+    assert (tmp_path / "order").read_text().split() == order
 
 
 def test_stop_waits_for_what_was_submitted(make: Any) -> None:

@@ -197,6 +197,25 @@ def test_active_and_reserved(client: Client, worker: Worker) -> None:
     assert get(waiting) is None
 
 
+def test_high_priority_overtakes_what_was_fetched(client: Client, worker: Worker) -> None:
+    needs_event_loop(worker)
+    begun, release, order = (uuid.uuid4().hex for _ in range(3))
+    running = [client.send("hold_late", begun, release) for _ in range(2)]
+    worker.await_lines(begun, 2)
+    # Smaller numbers come first with Redis.
+    low, high = (9, 0) if worker.broker.name == "redis" else (0, 9)
+    for number in range(5):
+        client.send("count", order, f"low {number}", priority=low)
+    eventually(lambda: len(worker.ask("reserved")) == 5)
+    client.send("count", order, "high", priority=high)
+    eventually(lambda: len(worker.ask("reserved")) == 6)
+    worker.notes.joinpath(release).touch()
+    for result in running:
+        get(result)
+    # Two processes take the first two at once.
+    assert "high" in worker.await_lines(order, 6)[:2]
+
+
 def test_stats(client: Client, worker: Worker) -> None:
     client.run("nothing")
     stats = worker.pool_stats()
