@@ -12,11 +12,13 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from celery.platforms import EX_FAILURE
 from celery.utils.log import get_logger
 from celery.worker import state as worker_state
+from celery.worker.request import Request
 
 _logger = get_logger("deadpool.celery")
 
@@ -28,6 +30,9 @@ class Calls(Protocol):
 
     def post(self, function: Callable[..., object], *args: Any) -> None:
         """Have ``function(*args)`` called. Does not block; may be called from any thread."""
+
+    def is_current(self) -> bool:
+        """Whether the calls are made by the thread that asks."""
 
     def close(self) -> None:
         """Make no more calls."""
@@ -48,10 +53,20 @@ def call(calls: Calls, function: Callable[..., object] | None, *args: Any, **kwa
         _logger.exception("a callback of a task failed: %r", function)
 
 
-class HubCalls:
-    """Calls made by an event loop, which watches a descriptor."""
+def request_of(callback: Callable[..., object] | None) -> Any:
+    """Return the request that a callback of Celery's is a method of; None if it is another's."""
+    request = getattr(callback, "__self__", None)
+    return request if isinstance(request, Request) else None
 
-    def __init__(self) -> None:
+
+class HubCalls:
+    """Calls made by an event loop, which watches a descriptor.
+
+    :param uninterrupted: Entered while calls are made.
+    """
+
+    def __init__(self, uninterrupted: AbstractContextManager[None]) -> None:
+        self._uninterrupted = uninterrupted
         self.propagated: tuple[type[BaseException], ...] = ()
         self._calls: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._fd: int | None = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -78,8 +93,12 @@ class HubCalls:
             if self._fd is not None:
                 os.eventfd_write(self._fd, 1)
 
+    def is_current(self) -> bool:
+        """Whether the calls are made by the thread that asks; true for all that Celery does."""
+        return True
+
     def run(self) -> None:
-        """Make the calls that there are. Called by the loop, and from signal handlers amid a call."""
+        """Make the calls that there are. Called by the loop, and from signal handlers."""
         fd = self._fd
         if fd is None:
             return
@@ -87,17 +106,19 @@ class HubCalls:
             os.eventfd_read(fd)
         # Before looking at the calls: one that is posted from now on signals again.
         self._is_signalled = False
-        # No more than are there now, since the loop has others to serve.
-        for _ in range(len(self._calls)):
-            try:
-                function, args = self._calls.popleft()
-            except IndexError:
-                return
-            try:
-                function(*args)
-            except BaseException:
-                self._signal()
-                raise
+        with self._uninterrupted:
+            # No more than are there now, since the loop has others to serve.
+            for _ in range(len(self._calls)):
+                try:
+                    function, args = self._calls.popleft()
+                except IndexError:
+                    # The pool was killed by one of the calls.
+                    return
+                try:
+                    function(*args)
+                except BaseException:
+                    self._signal()
+                    raise
         if self._calls:
             self._signal()
 
@@ -130,6 +151,10 @@ class ThreadCalls:
         """Have ``function(*args)`` called. Does not block; may be called from any thread."""
         self._calls.put((function, args))
 
+    def is_current(self) -> bool:
+        """Whether the calls are made by the thread that asks."""
+        return threading.current_thread() is self._thread
+
     def _run(self) -> None:
         while (item := self._calls.get()) is not None:
             function, args = item
@@ -146,5 +171,5 @@ class ThreadCalls:
     def close(self) -> None:
         """Make no more calls, and wait for the one that is being made. Blocks."""
         self._calls.put(None)
-        if threading.current_thread() is not self._thread:
+        if not self.is_current():
             self._thread.join()

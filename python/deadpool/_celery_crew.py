@@ -79,6 +79,11 @@ class Crew:
         former._close(_DRAIN, False)
         self._former = [*(other for other in self._former if other.workers()), former]
 
+    def cancel_waiting(self) -> None:
+        """Let no task begin that has not begun; the others go on. Does not block."""
+        for executor in [*self._former, self.executor]:
+            executor.shutdown(wait=False)
+
     def stop(self) -> None:
         """Wait until all tasks are finished and all processes gone. Blocks."""
         for executor in [*self._former, self.executor]:

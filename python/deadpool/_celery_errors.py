@@ -13,8 +13,8 @@ from billiard.einfo import ExceptionInfo
 from celery import states
 from celery.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 from celery.worker import state as worker_state
-from celery.worker.request import Request
 
+from ._celery_calls import request_of
 from ._exceptions import MemoryLimitError, ProcessError, TimeoutError
 
 # The innermost frame of the pool: what comes after it in a stack is the same for each task.
@@ -32,9 +32,9 @@ def exception_info(error: BaseException) -> Any:
         return ExceptionInfo()
 
 
-def terminated(signum: int | None) -> Any:
+def terminated(signum: int) -> Any:
     """Return the ``ExceptionInfo`` of a task that was ended on request."""
-    return exception_info(Terminated(int(signum or 0)))
+    return exception_info(Terminated(signum))
 
 
 def worker_lost(error: ProcessError, task_id: str | None) -> Any:
@@ -91,8 +91,8 @@ def tell_hard_limit(timed_out: Any, timeout: float | None, einfo: Any) -> None:
     :param timeout: The limit, in seconds.
     :param einfo: The exception, which was stored the first time.
     """
-    request = getattr(timed_out, "__self__", None)
-    if not isinstance(request, Request):
+    request = request_of(timed_out)
+    if request is None:
         timed_out(soft=False, timeout=timeout)
         return
     stores_errors = request.store_errors and not worker_state.should_terminate

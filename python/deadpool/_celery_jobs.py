@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import Any
 
-from . import _celery_errors
-from ._celery_calls import Calls, call
+from . import _celery_errors, _celery_signals
+from ._celery_calls import Calls, call, request_of
 from ._celery_worker import Raised
 from ._exceptions import MemoryLimitError, ProcessError, TimeoutError
 from ._future import Future
+
+# What Celery writes down for a task that it ends is one message to the broker and one result.
+_ANNOUNCEMENT_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -48,17 +52,19 @@ class Job:
 
     __slots__ = (
         "__weakref__",
+        "_announced",
         "_callbacks",
         "_calls",
+        "_cancel",
         "_future",
         "_is_discarded",
         "_on_end",
-        "_soft_timeout",
         "_terminated",
-        "_timeout",
         "_was_accepted",
         "correlation_id",
         "has_slot",
+        "soft_timeout",
+        "timeout",
     )
 
     def __init__(
@@ -75,19 +81,21 @@ class Job:
         self.correlation_id = correlation_id
         self.has_slot = has_slot
         self._callbacks = callbacks
-        self._timeout = timeout
-        self._soft_timeout = soft_timeout
+        self.timeout = timeout
+        self.soft_timeout = soft_timeout
         self._calls = calls
         self._on_end = on_end
         self._future: Future | None = None
         self._terminated: int | None = None
+        self._announced: threading.Event | None = None
         self._was_accepted = False
         self._is_discarded = False
+        self._cancel: Callable[[Callable[..., object] | None], object] | None = None
 
     def watch(self, future: Future) -> None:
         """Tell of what becomes of a future."""
         self._future = future
-        if self._soft_timeout is not None:
+        if self.soft_timeout is not None:
             future.add_soft_timeout_callback(self._soft_timeout_passed)
         future.add_pid_callback(self._started)
         future.add_done_callback(self._ended)
@@ -112,7 +120,26 @@ class Job:
 
         The process that runs it and all that it started get the signal, and SIGKILL if they
         outlive it. If it has ended meanwhile it stays as it ended.
+
+        Nothing is done for SIGUSR1, which has been sent to the process already, and ends nothing.
         """
+        if signum != _celery_signals.SOFT_LIMIT:
+            self._kill(signum)
+        if self._announced is not None:
+            self._announced.set()
+
+    def terminate_by_pid(self, signum: int) -> None:
+        """End it likewise. What Celery has to say of it is said before ``failed`` is told.
+
+        Its requests end their tasks so, write down whether that was a revocation, and call `terminate`.
+        Told in another thread before that, they would take it for a revocation in any case.
+        """
+        is_request = request_of(self._callbacks.failed) is not None
+        if is_request and self._announced is None and not self._calls.is_current():
+            self._announced = threading.Event()
+        self._kill(signum)
+
+    def _kill(self, signum: int) -> None:
         future = self._future
         if future is not None:
             self._terminated = signum
@@ -124,6 +151,17 @@ class Job:
         future = self._future
         if future is not None:
             future.cancel()
+
+    def cancel_when_accepted(
+        self, cancel: Callable[[Callable[..., object] | None], object]
+    ) -> None:
+        """Call ``cancel`` with Celery's callback once that knows that the task has begun.
+
+        To be called by what makes the calls.
+        """
+        self._cancel = cancel
+        if self._was_accepted and self._future is not None:
+            cancel(self._callbacks.accepted)
 
     # By the executor's thread.
 
@@ -142,10 +180,12 @@ class Job:
         if not (self._is_discarded or self._was_accepted):
             self._was_accepted = True
             call(self._calls, self._callbacks.accepted, pid, at)
+            if self._cancel is not None:
+                self._cancel(self._callbacks.accepted)
 
     def _tell_soft_timeout(self) -> None:
         if not self._is_discarded:
-            call(self._calls, self._callbacks.timed_out, soft=True, timeout=self._soft_timeout)
+            call(self._calls, self._callbacks.timed_out, soft=True, timeout=self.soft_timeout)
 
     def _tell_end(self) -> None:
         future, self._future = self._future, None
@@ -162,7 +202,11 @@ class Job:
         try:
             error = future.exception(0)
         except CancelledError:
-            self._tell_failure(_celery_errors.terminated(self._terminated))
+            # Otherwise a cold shutdown came before it began, and the broker delivers it again.
+            if self._announced is not None:
+                self._announced.wait(_ANNOUNCEMENT_SECONDS)
+            if self._terminated is not None:
+                self._tell_failure(_celery_errors.terminated(self._terminated))
             return
         if error is None:
             value = future.result(0)
@@ -183,9 +227,9 @@ class Job:
         call(self._calls, self._callbacks.failed, einfo)
 
     def _tell_hard_timeout(self, error: TimeoutError) -> None:
-        einfo = _celery_errors.time_limit_exceeded(error, self._timeout)
+        einfo = _celery_errors.time_limit_exceeded(error, self.timeout)
         self._tell_failure(einfo)
         timed_out = self._callbacks.timed_out
         if timed_out is not None:
             tell = _celery_errors.tell_hard_limit
-            call(self._calls, tell, timed_out, self._timeout, einfo)
+            call(self._calls, tell, timed_out, self.timeout, einfo)

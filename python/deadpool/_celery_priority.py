@@ -9,8 +9,8 @@ from typing import Any
 _HIGHEST = 255
 
 
-def from_transport(app: Any) -> Callable[[Sequence[Any]], int]:
-    """Return what finds the pool's priority of a task from the arguments of its tracer.
+def from_transport(app: Any) -> Callable[[int | None], int]:
+    """Return what makes the pool's priority of a message's.
 
     :param app: The app, whose broker decides whether larger numbers are more or less important.
     """
@@ -20,17 +20,29 @@ def from_transport(app: Any) -> Callable[[Sequence[Any]], int]:
     return _larger_is_higher
 
 
-def _smaller_is_higher(args: Sequence[Any]) -> int:
-    return max(_of_message(args) or 0, 0)
+def _smaller_is_higher(priority: int | None) -> int:
+    return max(priority or 0, 0)
 
 
-def _larger_is_higher(args: Sequence[Any]) -> int:
-    return max(_HIGHEST - (_of_message(args) or 0), 0)
+def _larger_is_higher(priority: int | None) -> int:
+    return max(_HIGHEST - (priority or 0), 0)
 
 
-def _of_message(args: Sequence[Any]) -> int | None:
+def of_call(args: Sequence[Any]) -> int | None:
+    """Return the priority of a task's message from the arguments of its tracer; None if it has none."""
     try:
-        priority = args[2]["delivery_info"]["priority"]
-        return None if priority is None else int(priority)
-    except (IndexError, KeyError, TypeError, ValueError):
+        return _of_delivery(args[2]["delivery_info"])
+    except (IndexError, KeyError, TypeError):
+        return None
+
+
+def of_waiting(args: Sequence[Any]) -> int | None:
+    """Return it from the arguments of what waits for Celery's semaphore: its request, if it is one."""
+    return _of_delivery(getattr(args[0], "delivery_info", None)) if args else None
+
+
+def _of_delivery(info: Any) -> int | None:
+    try:
+        return int(info["priority"])
+    except (KeyError, TypeError, ValueError):
         return None

@@ -1,22 +1,69 @@
-"""Waiting for the last tasks before a worker ends."""
+"""Ending a worker: what signals interrupt, and waiting for the last tasks."""
 
 from __future__ import annotations
 
 import contextlib
 import queue
 import select
+import threading
 from collections.abc import Callable
 from typing import Any
 
 from celery.utils.log import get_logger
+from celery.worker import state as worker_state
 from kombu.message import Message
 
-from ._celery_calls import HubCalls, ThreadCalls
+from ._celery_calls import HubCalls, ThreadCalls, request_of
 
 _logger = get_logger("deadpool.celery")
 
 # So often at least are timers looked at, on which heartbeats depend.
 _TICK_SECONDS = 0.5
+
+
+class Uninterrupted:
+    """Code in which nothing is to be ended, as a context manager.
+
+    The signal handler of a cold shutdown stops the pool wherever it has come. Amid the submission of a
+    task or one of Celery's callbacks it would wait for what can't go on before it returns.
+    """
+
+    def __init__(self) -> None:
+        self._depth = 0
+        self._thread: int | None = None
+        self._due: Callable[[], object] | None = None
+
+    def __enter__(self) -> None:
+        self._thread = threading.get_ident()
+        self._depth += 1
+
+    def __exit__(self, *_exc_info: object) -> None:
+        self._depth -= 1
+        if self._depth == 0 and self._due is not None:
+            due, self._due = self._due, None
+            due()
+
+    def puts_off(self, function: Callable[[], object]) -> bool:
+        """Have a function called after this code, if this was called amid it; return whether it was."""
+        if self._depth == 0 or threading.get_ident() != self._thread:
+            return False
+        self._due = function
+        return True
+
+
+def cancel(accepted: Callable[..., object] | None, pool: Any) -> None:
+    """Cancel a task in a cold shutdown, as Celery does with those that it has known to run.
+
+    :param accepted: Celery's callback, by which the task's request is known.
+    :param pool: The pool.
+    """
+    request = request_of(accepted)
+    if request is None or request._already_cancelled or request._already_revoked:
+        return
+    is_late = request.task.acks_late
+    if is_late and (request.acknowledged or request.id in worker_state.successful_requests):
+        return
+    request.cancel(pool, emit_retry=not is_late)
 
 
 def wait_in_hub(hub: Any, calls: HubCalls, is_over: Callable[[], bool]) -> None:

@@ -2,18 +2,52 @@
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import queue
+from collections.abc import Callable, Sequence
 from typing import Any
+
+
+class _ByPriority:
+    """Those that wait for a place, by priority and then as they came; with the names that a deque has.
+
+    :param priority: Returns the priority, 0 the highest, of one from the arguments it is called with.
+    """
+
+    def __init__(self, priority: Callable[[Sequence[Any]], int]) -> None:
+        self._priority = priority
+        self._waiting: list[tuple[int, int, Any]] = []
+        self._count = itertools.count()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def append(self, waiter: Any) -> None:
+        _function, args, _kwargs = waiter
+        heapq.heappush(self._waiting, (self._priority(args), next(self._count), waiter))
+
+    def popleft(self) -> Any:
+        return heapq.heappop(self._waiting)[-1]
+
+    def clear(self) -> None:
+        self._waiting.clear()
 
 
 class HubSlots:
     """Celery's own semaphore, which the event loop uses. Not to be used by other threads.
 
     :param semaphore: The semaphore; None if there is none.
+    :param priority: Returns the priority of what waits for it, 0 the highest.
     """
 
-    def __init__(self, semaphore: Any) -> None:
+    def __init__(self, semaphore: Any, priority: Callable[[Sequence[Any]], int]) -> None:
         self._semaphore = semaphore
+        if semaphore is not None:
+            # It lets them in as they came. It has no other place to say so, in any version so far.
+            semaphore._waiting = waiting = _ByPriority(priority)
+            semaphore._add_waiter = waiting.append
+            semaphore._pop_waiter = waiting.popleft
 
     def acquire(self) -> None:
         """Do nothing: Celery has taken the place before it submits."""

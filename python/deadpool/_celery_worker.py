@@ -7,10 +7,9 @@ import functools
 import importlib
 import multiprocessing
 import os
-import pickle
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from multiprocessing.reduction import DupFd
 from typing import Any, ClassVar
 
@@ -24,7 +23,7 @@ from celery.app import trace
 from celery.exceptions import ImproperlyConfigured, SoftTimeLimitExceeded
 from celery.worker import state as worker_state
 
-from . import _celery_signals, _worker
+from . import _celery_app, _celery_signals, _worker
 from ._celery_settings import Settings
 
 # By this environment variable Celery tells interpreters that are new from forks of the program.
@@ -116,11 +115,19 @@ class Luggage:
     :param start_method: How the process is started.
     :param preload: Whether the process from which workers are forked imports the task modules.
     :param places: A file, in which each worker locks the byte of its index.
+    :param tasks: The app's tasks, as :func:`deadpool._celery_app.places_of_tasks` has them.
     """
 
     def __init__(
-        self, app: Any, hostname: str | None, start_method: str, preload: bool, places: int
+        self,
+        app: Any,
+        hostname: str | None,
+        start_method: str,
+        preload: bool,
+        places: int,
+        tasks: Mapping[str, _celery_app.Place],
     ) -> None:
+        self.tasks = tasks
         self.app = app
         self.hostname = hostname
         self.start_method = start_method
@@ -133,16 +140,18 @@ class Luggage:
 
         :raises ImproperlyConfigured: If the app has to be pickled and can't be.
         """
+        tasks = {}
         if settings.start_method != "fork":
+            tasks = _celery_app.places_of_tasks(app)
             try:
-                app = pickle.dumps(app)
+                app = _celery_app.dumps(app)
             except Exception as error:
                 raise ImproperlyConfigured(
                     f"The app can't be pickled, as the start method {settings.start_method!r} needs: "
                     f"{error!r}. Set deadpool_start_method to 'fork', or change its configuration."
                 ) from error
         places = os.memfd_create("deadpool-celery-places", os.MFD_CLOEXEC)
-        return cls(app, hostname, settings.start_method, settings.preload, places)
+        return cls(app, hostname, settings.start_method, settings.preload, places, tasks)
 
     def close(self) -> None:
         """Close the file."""
@@ -156,7 +165,7 @@ class Luggage:
         }
         # Whoever starts a worker for tests has it run a task of Celery's, which no app includes.
         modules = [_TESTING_TASKS] if _TESTING in sys.modules else []
-        args = (self.app, self.hostname, self.start_method, self.preload, modules)
+        args = (self.app, self.hostname, self.start_method, self.preload, modules, self.tasks)
         return _unpack, (*args, DupFd(self.places), variables)
 
 
@@ -166,6 +175,7 @@ def _unpack(
     start_method: str,
     preload: bool,
     modules: list[str],
+    tasks: Mapping[str, _celery_app.Place],
     places: Any,
     variables: dict[str, str],
 ) -> Luggage:
@@ -174,12 +184,12 @@ def _unpack(
     # Both before anything of the program is imported: how tasks are bound depends on them.
     os.environ[FRESH_INTERPRETER] = "1"
     celery.app.base.USING_EXECV = "1"
-    app = pickle.loads(pickled)
+    app = _celery_app.loads(pickled)
     for module in modules:
         importlib.import_module(module)
     if preload:
         _import_tasks(app)
-    return Luggage(app, hostname, start_method, preload, places.detach())
+    return Luggage(app, hostname, start_method, preload, places.detach(), tasks)
 
 
 def _import_tasks(app: Any) -> None:
@@ -210,6 +220,7 @@ def start(luggage: Luggage) -> None:
         trace._tasks = app._tasks
     else:
         _install_fixups(app)
+        _celery_app.add_tasks(app, luggage.tasks)
         trace.setup_worker_optimizations(app, hostname)
     for name, task in app.tasks.items():
         task.__trace__ = trace.build_tracer(name, task, app.loader, hostname, app=app)

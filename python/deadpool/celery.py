@@ -20,7 +20,7 @@ from ._celery_calls import HubCalls, ThreadCalls
 from ._celery_crew import Crew
 from ._celery_jobs import Callbacks, Job
 from ._celery_settings import Settings, read_settings
-from ._celery_shutdown import wait_in_hub, wait_in_thread
+from ._celery_shutdown import Uninterrupted, cancel, wait_in_hub, wait_in_thread
 from ._celery_slots import HubSlots, ThreadSlots
 
 __all__ = ["TaskPool"]
@@ -63,6 +63,7 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types.
         self._in_thread = bool(options.get("threads", True))
         self._priority = _celery_priority.from_transport(app)
         self._jobs: set[Job] = set()
+        self._uninterrupted = Uninterrupted()
         self._crew: Crew | None = None
         self._calls: HubCalls | ThreadCalls | None = None
         self._slots: HubSlots | ThreadSlots | None = None
@@ -77,8 +78,8 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types.
             calls = ThreadCalls()
             self._slots = ThreadSlots(size)
         else:
-            calls = HubCalls()
-            self._slots = HubSlots(self.options.get("semaphore"))
+            calls = HubCalls(self._uninterrupted)
+            self._slots = HubSlots(self.options.get("semaphore"), self._priority_of_waiting)
         calls.propagated = (MemoryError, *self.callbacks_propagate)
         self._calls = calls
         self._crew = Crew(self.app, self.options.get("initargs"), size, self._settings)
@@ -115,42 +116,49 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types.
 
         :returns: What ends the task early, by ``terminate(signal)``; None if the pool is closed.
         """
-        crew, calls, slots = self._crew, self._calls, self._slots
-        if crew is None or calls is None or slots is None or self._state != self.RUN:
+        slots, calls = self._slots, self._calls
+        if slots is None or calls is None or self._state != self.RUN:
             return None
         if waitforslot:
             slots.acquire()
-            if self._state != self.RUN:
-                return None
-        args = args or ()
-        name = _task_name(args)
-        timeout = timeout or self._timeout
-        soft_timeout = soft_timeout or self._soft_timeout
         job = Job(
             Callbacks(callback, error_callback, accept_callback, timeout_callback),
-            timeout=timeout,
-            soft_timeout=soft_timeout,
+            timeout=timeout or self._timeout,
+            soft_timeout=soft_timeout or self._soft_timeout,
             correlation_id=correlation_id,
             calls=calls,
             on_end=self._job_ended,
             has_slot=bool(waitforslot) or not self._in_thread,
         )
+        with self._uninterrupted:
+            return self._submit(job, target, args or (), kwargs or {})
+
+    def _submit(
+        self, job: Job, target: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> Job | None:
+        crew = self._crew
+        if crew is None or self._state != self.RUN:
+            return None
+        name = _task_name(args)
         self._jobs.add(job)
         try:
             future = crew.executor.submit(
                 _celery_worker.Call.named(name, target),
                 *args,
-                deadpool_timeout=timeout,
-                deadpool_soft_timeout=soft_timeout,
+                deadpool_timeout=job.timeout,
+                deadpool_soft_timeout=job.soft_timeout,
                 deadpool_memory_limit_bytes=self._memory_limit_bytes(name),
-                deadpool_priority=self._priority(args),
-                **kwargs or {},
+                deadpool_priority=self._priority(_celery_priority.of_call(args)),
+                **kwargs,
             )
         except BaseException:
             self._job_ended(job)
             raise
         job.watch(future)
         return job
+
+    def _priority_of_waiting(self, args: Sequence[Any]) -> int:
+        return self._priority(_celery_priority.of_waiting(args))
 
     def _memory_limit_bytes(self, name: str | None) -> int | None:
         task = None if name is None else self.app.tasks.get(name)
@@ -177,7 +185,7 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types.
             return
         jobs = [job for job in list(self._jobs) if job.pid == pid]
         for job in jobs:
-            job.terminate(number)
+            job.terminate_by_pid(number)
         if not jobs:
             self._signal(pid, number)
 
@@ -244,9 +252,13 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types.
             return
         self._state = self.CLOSE
         self.on_close()
+        if self._uninterrupted.puts_off(self.on_stop):
+            return
         if worker_state.should_terminate not in (None, False):
-            # Nothing new may begin in a cold shutdown; the broker delivers it again.
-            self.flush()
+            # Nothing new may begin; the broker delivers it again.
+            crew.cancel_waiting()
+            for job in list(self._jobs):
+                calls.post(job.cancel_when_accepted, lambda accepted: cancel(accepted, self))
         hub = get_event_loop()
         if isinstance(calls, HubCalls):
             wait_in_hub(hub, calls, lambda: not self._jobs)

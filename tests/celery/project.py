@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import files  # noqa: F401  # It makes the transport known.
-from celery import Celery, signals
+from celery import Celery, Task, signals
 from celery.exceptions import Reject, SoftTimeLimitExceeded
 
 CONFIG = "CELERY_TEST_CONFIG"
@@ -64,6 +64,18 @@ def nothing() -> None:
 @app.task
 def add(x: int, y: int) -> int:
     return x + y
+
+
+class Doubled(Task):  # type: ignore[misc]
+    """A task that is no function."""
+
+    name = "project.doubled"
+
+    def run(self, x: int) -> int:
+        return 2 * x
+
+
+doubled = app.register_task(Doubled())
 
 
 @app.task
@@ -141,6 +153,17 @@ def catch_soft_limit() -> str:
     except SoftTimeLimitExceeded as error:
         return f"caught {error!r}"
     return "not interrupted"
+
+
+@app.task
+def clean_up(begun: str, cleaned: str, seconds: float) -> None:
+    """Take some time to end at a soft limit."""
+    note(begun, str(os.getpid()))
+    try:
+        time.sleep(1000)
+    except SoftTimeLimitExceeded:
+        time.sleep(seconds)
+        note(cleaned)
 
 
 @app.task

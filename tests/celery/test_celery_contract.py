@@ -9,8 +9,10 @@ import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import contract_config
 import contract_tasks
 import pytest
 from celery import Celery
@@ -21,6 +23,8 @@ from celery.exceptions import (
     TimeLimitExceeded,
     WorkerLostError,
 )
+from celery.worker import state as worker_state
+from celery.worker.request import Request
 from kombu.asynchronous import Hub, set_event_loop
 from kombu.asynchronous.semaphore import LaxBoundedSemaphore
 from processes import await_death, eventually
@@ -66,8 +70,10 @@ class InThread:
     """A pool as it is without an event loop."""
 
     def __init__(self, limit: int = 1, **options: Any) -> None:
-        app = Celery("contract", broker="memory://", set_as_current=False)
+        broker = options.pop("broker", "memory://")
+        app = Celery("contract", broker=broker, set_as_current=False)
         app.conf.update(options.pop("config", {}))
+        options.pop("configure", lambda _app: None)(app)
         app.conf.include = ["contract_tasks"]
         self.pool = TaskPool(
             limit, True, app=app, initargs=(app, "contract@host"), **self.options(limit), **options
@@ -235,6 +241,26 @@ def test_flush_drops_what_has_not_begun(make: Any) -> None:
     assert dropped.all == []
 
 
+@pytest.mark.parametrize(
+    ("broker", "order"),
+    [("memory://", ["9", "5", "0", "None"]), ("redis://localhost", ["0", "None", "5", "9"])],
+)
+def test_what_waits_in_the_pool_goes_by_priority(
+    make: Any, tmp_path: Path, broker: str, order: list[str]
+) -> None:
+    pool = make(broker=broker)
+    running, _ = pool.apply(contract_tasks.note_and_wait, tmp_path / "begun")
+    pool.wait_for(lambda: running.names == ["accepted"])
+    pool.pool.putlocks = False
+    told = []
+    for priority in (0, None, 5, 9):
+        args = ("task", "id", {"delivery_info": {"priority": priority}}, tmp_path / "order")
+        told.append(pool.apply(contract_tasks.note_call, *args)[0])
+    pool.pool.terminate_job(running.value("accepted")[0], signal.SIGKILL)
+    pool.wait_for(lambda: all("done" in one.names for one in told))
+    assert (tmp_path / "order").read_text().split() == order
+
+
 def test_stop_waits_for_what_was_submitted(make: Any) -> None:
     pool = make(2)
     told = [pool.apply(contract_tasks.sleep, 0.3)[0] for _ in range(2)]
@@ -248,6 +274,67 @@ def test_stop_waits_for_what_was_submitted(make: Any) -> None:
     pool.pool.stop()
     pool.pool.close()
     pool.pool.terminate()
+
+
+class StopsWhenPickled:
+    """What a signal handler does that comes amid the submission of a task."""
+
+    def __init__(self, pool: TaskPool) -> None:
+        self._pool = pool
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        self._pool.stop()
+        return float, ()
+
+
+def test_stop_amid_a_submission(make: Any) -> None:
+    pool = make()
+    pids = pool.pool.info["processes"]
+    told, _ = pool.apply(contract_tasks.sleep, StopsWhenPickled(pool.pool))
+    assert told.names == ["accepted", "done"]
+    await_death(pids)
+    assert pool.pool.apply_async(contract_tasks.pid) is None
+
+
+class OneRequest(Request):  # type: ignore[misc]
+    """Celery's view of a task, so far as the pool looks at it."""
+
+    id = "one"
+    acknowledged = False
+
+    def __init__(self, acks_late: bool) -> None:
+        self._task = SimpleNamespace(acks_late=acks_late)
+        self.cancelled: list[bool] = []
+
+    @property
+    def task(self) -> Any:
+        return self._task
+
+    def on_accepted(self, pid: int, _at: float) -> None:
+        self.worker_pid = pid
+
+    def cancel(self, pool: Any, signal: int | None = None, emit_retry: bool = True) -> None:
+        self.cancelled.append(emit_retry)
+        pool.terminate_job(self.worker_pid, signal)
+
+
+@pytest.mark.parametrize("acks_late", [False, True])
+def test_cold_stop_cancels_what_has_begun_untold(
+    make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, acks_late: bool
+) -> None:
+    pool = make()
+    request = OneRequest(acks_late)
+    pool.pool.apply_async(
+        contract_tasks.note_and_wait,
+        (tmp_path / "begun",),
+        accept_callback=request.on_accepted,
+    )
+    eventually((tmp_path / "begun").exists)
+    # Celery has cancelled all that it knows, which is nothing if its loop did not run.
+    monkeypatch.setattr(worker_state, "should_terminate", True)
+    pool.pool.stop()
+    assert request.cancelled == [not acks_late]
+    await_death([request.worker_pid])
 
 
 def test_terminate_kills(make: Any) -> None:
@@ -318,6 +405,37 @@ def test_submitting_waits_for_a_place_without_an_event_loop() -> None:
         assert time.monotonic() - began > 0.3
         pool.wait_for(lambda: "done" in second.names)
         assert first.names == ["accepted", "done"]
+    finally:
+        pool.end()
+
+
+@pytest.mark.parametrize(
+    "configure",
+    [
+        lambda app: app.add_defaults({"result_expires": 77}),
+        lambda app: app.add_defaults(lambda: {"result_expires": 77}),
+        lambda app: (
+            app.add_defaults({"result_expires": 1}),
+            app.add_defaults({"result_expires": 77}),
+        ),
+        lambda app: app.config_from_object(contract_config),
+        lambda app: app.config_from_object("contract_config"),
+        lambda app: app.conf.update(result_expires=77),
+    ],
+    ids=["defaults", "lazy-defaults", "defaults-twice", "module", "name", "update"],
+)
+def test_configuration_is_that_of_the_parent(configure: Any) -> None:
+    pool = InThread(configure=configure)
+    try:
+        assert pool.run(contract_tasks.setting, "result_expires").value("done") == 77
+    finally:
+        pool.end()
+
+
+def test_registered_task_is_known_to_the_workers() -> None:
+    pool = InThread(configure=lambda app: app.register_task(contract_tasks.Registered))
+    try:
+        assert "contract.registered" in pool.run(contract_tasks.task_names).value("done")
     finally:
         pool.end()
 

@@ -48,6 +48,7 @@ def test_start_methods(start_worker: StartWorker, method: str) -> None:
     worker = start_worker("-c", "2", deadpool_start_method=method)
     client = worker.client
     assert client.run("add", 1, 2) == 3
+    assert client.run("doubled", 2) == 4
     assert type(failure(client.send("kill_itself"))).__name__ == "WorkerLostError"
     assert client.run("catch_soft_limit", soft_time_limit=0.1).startswith("caught")
     assert client.run("add", 3, 4) == 7

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import signal
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
 from brokers import Broker
 from conftest import StartWorker
-from processes import await_death, tree
-from workers import failure, get
+from processes import await_death, eventually, tree
+from workers import Client, failure, get
 
 LATE = {"worker_prefetch_multiplier": 1}
 
@@ -64,6 +65,29 @@ def test_cold_gives_back_what_is_acknowledged_late(
     assert len(other.lines("ended")) == 1
 
 
+def test_cold_under_load_keeps_the_promises(start_worker: StartWorker, redis: Broker) -> None:
+    """The signal comes wherever it comes, in the pool or in Celery."""
+    keys = [str(number) for number in range(300)]
+    early, late = Counter[str](), set[str]()
+    client = Client(redis)
+    with client.app.producer_pool.acquire() as producer:
+        for key in keys:
+            client.send("count", "early", key, producer=producer, ignore_result=True)
+            client.send("count_late", "late", key, producer=producer, ignore_result=True)
+    for count in (10, 25, 50):
+        worker = start_worker("-c", "2", broker=redis)
+        worker.await_lines("early", count)
+        worker.stop(signal.SIGQUIT, 10)
+        early.update(worker.lines("early"))
+        late.update(worker.lines("late"))
+    last = start_worker("-c", "2", broker=redis)
+    eventually(lambda: late.union(last.lines("late")) == set(keys))
+    early.update(last.lines("early"))
+    # What was acknowledged early may be lost where it was killed, and is never run again.
+    assert set(early.values()) == {1}
+    client.close()
+
+
 def test_soft_gives_tasks_some_time(start_worker: StartWorker, redis: Broker) -> None:
     worker = start_worker("-c", "2", broker=redis, worker_soft_shutdown_timeout=1.5, **LATE)
     short = worker.client.send("sleep", 0.7, "short")
@@ -105,6 +129,8 @@ def test_limits_hold_while_it_ends(start_worker: StartWorker, redis: Broker) -> 
 
 def test_remote_shutdown(start_worker: StartWorker, redis: Broker) -> None:
     worker = start_worker(broker=redis)
+    # With Redis it is said to be ready a moment before it hears what is broadcast.
+    worker.client.run("nothing")
     processes = tree(worker.pid)
     worker.client.app.control.shutdown(destination=[worker.name])
     assert worker.wait(processes) == 0

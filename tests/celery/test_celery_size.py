@@ -26,6 +26,8 @@ def test_grow_and_shrink(start_worker: StartWorker, any_broker: Broker) -> None:
     more = [client.send("sleep", 0.5, "more") for _ in range(2)]
     # Two run beside the long one.
     assert len({get(result) for result in more}) == 2
+    # Results are stored a moment before their processes are idle.
+    eventually(lambda: len(worker.ask("active")) == 1)
     assert worker.command("pool_shrink", n=2) == {"ok": "pool will shrink"}
     _await_size(worker, 1)
     assert worker.worker_pids() == [int(busy)]

@@ -169,6 +169,18 @@ def test_sigusr1_raises_the_soft_limit(client: Client, worker: Worker) -> None:
     assert int(pid) in worker.worker_pids()
 
 
+def test_revoke_with_sigusr1_lets_the_task_clean_up(client: Client, worker: Worker) -> None:
+    begun, cleaned = uuid.uuid4().hex, uuid.uuid4().hex
+    # Longer than a process has that is to be killed.
+    result = client.send("clean_up", begun, cleaned, 1.5)
+    (pid,) = worker.await_lines(begun)
+    eventually(lambda: [task["id"] for task in worker.ask("active")] == [result.id])
+    result.revoke(terminate=True, signal="SIGUSR1")
+    _await_revoked(worker, result.id)
+    worker.await_lines(cleaned)
+    assert int(pid) in worker.worker_pids()
+
+
 def test_active_and_reserved(client: Client, worker: Worker) -> None:
     needs_event_loop(worker)
     begun = uuid.uuid4().hex
@@ -183,6 +195,25 @@ def test_active_and_reserved(client: Client, worker: Worker) -> None:
     for result in running:
         result.revoke(terminate=True, signal="SIGKILL")
     assert get(waiting) is None
+
+
+def test_high_priority_overtakes_what_was_fetched(client: Client, worker: Worker) -> None:
+    needs_event_loop(worker)
+    begun, release, order = (uuid.uuid4().hex for _ in range(3))
+    running = [client.send("hold_late", begun, release) for _ in range(2)]
+    worker.await_lines(begun, 2)
+    # Smaller numbers come first with Redis.
+    low, high = (9, 0) if worker.broker.name == "redis" else (0, 9)
+    for number in range(5):
+        client.send("count", order, f"low {number}", priority=low)
+    eventually(lambda: len(worker.ask("reserved")) == 5)
+    client.send("count", order, "high", priority=high)
+    eventually(lambda: len(worker.ask("reserved")) == 6)
+    worker.notes.joinpath(release).touch()
+    for result in running:
+        get(result)
+    # Two processes take the first two at once.
+    assert "high" in worker.await_lines(order, 6)[:2]
 
 
 def test_stats(client: Client, worker: Worker) -> None:
