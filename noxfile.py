@@ -39,7 +39,7 @@ PYTEST = ["pytest>=8", "pytest-timeout", "pytest-xdist", "billiard", "cloudpickl
 nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_missing_interpreters = True
 nox.options.sessions = [
-    *("lint", "types", "rust", "wheel", "tests", "cpython", "docs"),
+    *("lint", "types", "rust", "wheel", "tests", "cpython", "chancy", "docs"),
 ]
 
 
