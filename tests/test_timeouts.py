@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
 import ctypes
-import functools
-import os
 import time
-import weakref
 from pathlib import Path
 
 import pytest
@@ -219,33 +215,11 @@ def test_a_cancelled_task_still_meets_its_deadline(pool: deadpool.Deadpool, begu
     await_death([pid], 5)
 
 
-class Target:
-    pass
-
-
-_kept: list[Target] = []
-
-
-def leave_a_file(path: Path) -> None:
-    path.touch()
-
-
-def register_and_spin(how: str, path: Path) -> None:
-    if how == "partial":
-        atexit.register(functools.partial(leave_a_file, path))
-    elif how == "of the standard library":
-        atexit.register(os.mkdir, path)
-    else:
-        _kept.append(target := Target())
-        weakref.finalize(target, leave_a_file, path)
-    tasks.spin()
-
-
 @pytest.mark.parametrize("how", ["partial", "of the standard library", "finalizer"])
 def test_exit_handlers_of_any_kind_get_their_grace(
     make_pool: MakePool, how: str, tmp_path: Path
 ) -> None:
     pool = make_pool(kill_grace_period=5.0)
-    future = pool.submit(register_and_spin, how, tmp_path / "left", deadpool_timeout=0.3)
+    future = pool.submit(tasks.register_and_spin, how, tmp_path / "left", deadpool_timeout=0.3)
     assert isinstance(future.exception(), deadpool.TimeoutError)
     assert (tmp_path / "left").exists()
