@@ -174,8 +174,10 @@ impl PoolBase {
             .and_then(|exit| exit.getattr("interpreter_is_exiting")?.extract::<bool>())
             .unwrap_or(true);
         if finalizing {
-            let message = "cannot schedule new futures after interpreter shutdown";
-            return exception(py, "PoolClosed", message);
+            // Exactly this class, as CPython's tests of executors want it.
+            return PyRuntimeError::new_err(
+                "cannot schedule new futures after interpreter shutdown",
+            );
         }
         exception(
             py,
