@@ -33,7 +33,7 @@ SMALLER_SET = [
     *("interpreter_exit", "serialize", "forks"),
 ]
 CELERY_CHAOS = "tests/celery/test_celery_chaos.py"
-CELERY = ["celery>=5.7,<6", "redis"]
+CELERY = ["celery>=5.7,<6", "redis", "sqlalchemy"]
 PYTEST = ["pytest>=8", "pytest-timeout", "pytest-xdist", "billiard", "cloudpickle", "numpy"]
 
 nox.options.reuse_existing_virtualenvs = True
