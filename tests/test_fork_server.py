@@ -95,6 +95,7 @@ def test_one_that_never_answers_is_replaced(
     os.kill(before, signal.SIGSTOP)
     monkeypatch.setattr(_fork_client, "_SILENT_SECONDS", 0.0)
     pool = make_pool()
+    eventually(lambda: _fork_client.server._unanswered > 0)
     pool.shutdown(wait=False, cancel_futures=True)
     pool.shutdown()
     assert make_pool().submit(tasks.add, 1, 2).result(LONG_SECONDS) == 3
