@@ -11,6 +11,7 @@ from pools import MakePool
 from processes import await_death
 
 import deadpool
+from deadpool import _core
 
 MIB = 2**20
 
@@ -87,6 +88,15 @@ def test_memory_is_given_back_above_the_threshold(make_pool: MakePool) -> None:
 
 def test_trim_memory() -> None:
     assert deadpool.trim_memory() is None
+
+
+def test_where_memory_cannot_be_trimmed_the_log_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(_core, "malloc_trim", lambda: False)
+    with caplog.at_level("INFO", "deadpool.worker"):
+        deadpool.trim_memory()
+    assert "has no malloc_trim" in caplog.text
 
 
 @pytest.mark.parametrize("limit", [1, 1000])

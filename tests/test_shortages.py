@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import tasks
 from pools import MakePool
-from processes import await_death, await_pid, await_pids, descriptors, eventually, stat
+from processes import await_death, await_pid, await_pids, descriptors, eventually, run_script, stat
 
 import deadpool
 from deadpool import _fork
@@ -154,3 +154,23 @@ def parent(pid: int) -> int:
     found = stat(pid)
     assert found is not None
     return found.parent
+
+
+def test_a_parent_without_descriptors_can_look_at_its_pool_and_use_it(tmp_path: Path) -> None:
+    """In a process of its own, where nothing was called before."""
+    body = """
+import resource
+pool = deadpool.Deadpool(1)
+assert pool.submit(abs, -1).result() == 1
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+(worker,) = pool.workers()
+assert (worker.state, worker.tasks_done) == ("idle", 1)
+assert pool.get_statistics()["tasks_failed"] == 0
+assert pool.submit(abs, -2).result() == 2
+assert list(pool.map(abs, [-3])) == [3]
+assert isinstance(pool.submit(int, "x").exception(), ValueError)
+pool.shutdown()
+print("done")
+    """
+    assert run_script(tmp_path, body) == ("done\n", "")

@@ -12,13 +12,13 @@ from multiprocessing.context import BaseContext
 from . import _core, _environ, _launch, _legacy, _map, _worker
 from ._checks import check_arguments, check_callable, check_seconds, check_whole
 from ._future import Future
+from ._worker_info import WorkerInfo
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     from . import _asubmit
-    from ._worker_info import WorkerInfo
 
 _logger = logging.getLogger("deadpool")
 
@@ -294,8 +294,6 @@ class Deadpool(  # type: ignore[misc]  # submit() takes more than the base class
 
     def workers(self) -> list[WorkerInfo]:
         """Return what each worker is doing, the oldest first."""
-        from ._worker_info import WorkerInfo
-
         return [WorkerInfo(*row) for row in self._workers()]
 
     def clear_workers(self) -> None:

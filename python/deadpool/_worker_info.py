@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from types import SimpleNamespace
 
 
-@dataclass(frozen=True)
-class WorkerInfo:
+class WorkerInfo(SimpleNamespace):
     """A worker, as it is now.
 
     :param pid: Its process id; None until there is a process.
@@ -23,3 +22,21 @@ class WorkerInfo:
     running_seconds: float | None
     tasks_done: int
     rss_bytes: int | None
+
+    def __init__(
+        self,
+        pid: int | None,
+        state: str,
+        task: str | None,
+        running_seconds: float | None,
+        tasks_done: int,
+        rss_bytes: int | None,
+    ) -> None:
+        super().__init__(
+            pid=pid,
+            state=state,
+            task=task,
+            running_seconds=running_seconds,
+            tasks_done=tasks_done,
+            rss_bytes=rss_bytes,
+        )
