@@ -75,11 +75,20 @@ def attach_traceback(exception: BaseException, text: str) -> BaseException:
     exception.__traceback__ = None
     exception.__context__ = None
     if text:
-        # It takes text, whatever its type hint says.
-        from concurrent.futures.process import _RemoteTraceback as RemoteTraceback
-
-        exception.__cause__ = RemoteTraceback(f'\n"""\n{text}"""')  # type: ignore[arg-type]
+        exception.__cause__ = _remote_traceback(f'\n"""\n{text}"""')
     return exception
+
+
+def _remote_traceback(text: str) -> Exception:
+    """Return the kind of cause that the standard library's executor gives to exceptions."""
+    try:
+        # Here, since it is much to import, and for failures alone.
+        from concurrent.futures.process import _RemoteTraceback
+    except OSError:
+        # There are no descriptors left to import it with. The text is what counts.
+        return Exception(text)
+    # It takes text, whatever its type hint says.
+    return _RemoteTraceback(text)  # type: ignore[arg-type]
 
 
 def unpicklable(exception: BaseException, error: BaseException) -> str:
