@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -311,3 +313,11 @@ def test_too_many_descriptors_are_refused_in_words(
     assert "240 descriptors at most, not 251" in str(error)
     for end in ends:
         end.close()
+
+
+def test_a_server_whose_parent_has_ended_already_goes_without_a_word() -> None:
+    parent = subprocess.Popen([sys.executable, "-S", "-c", ""])
+    parent.wait()
+    code = f"from deadpool._fork_server import main; main(0, {parent.pid})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=20)
+    assert (done.stdout, done.stderr) == (b"", b"")

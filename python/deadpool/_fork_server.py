@@ -55,7 +55,9 @@ def main(control_fd: int, parent_pid: int) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     server: _Server | None = None
     try:
-        parent = os.pidfd_open(parent_pid)
+        # It may have ended before this process was there.
+        with contextlib.suppress(ProcessLookupError):
+            parent = os.pidfd_open(parent_pid)
         if os.getppid() == parent_pid:
             server = _Server(socket.socket(fileno=control_fd), parent)
             server.serve()
