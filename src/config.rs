@@ -13,11 +13,17 @@ const RETIRE_GRACE_PERIODS: u32 = 10;
 /// What it has at least: no grace before a kill does not mean that it may not go in peace.
 const LEAST_RETIRE_TIME: Duration = Duration::from_secs(1);
 
+/// A submit takes about 4 µs, so 16 workers have run what was submitted when each of its tasks takes 62 µs;
+/// twice as many leave room for tasks that wait instead of computing.
+const ENOUGH_BRISK: usize = 32;
+
 /// The settings that the policy reads.
 #[derive(Clone, Debug)]
 pub struct PoolConfig {
     /// The most workers that run tasks at the same time.
     pub max_workers: usize,
+    /// So many workers that run short tasks do for all that can be submitted.
+    pub enough_brisk: usize,
     /// How many workers an idle pool keeps.
     pub min_workers: usize,
     /// After how many tasks a worker is replaced.
@@ -60,6 +66,7 @@ impl Default for PoolConfig {
     fn default() -> Self {
         Self {
             max_workers: 1,
+            enough_brisk: ENOUGH_BRISK,
             min_workers: 1,
             max_tasks_per_child: None,
             idle_timeout: Duration::from_millis(200),

@@ -57,6 +57,12 @@ impl Timers {
         self.armed.contains_key(&who)
     }
 
+    /// When `who` is woken.
+    #[cfg(test)]
+    pub fn due(&self, who: Wake) -> Option<Time> {
+        self.armed.get(&who).copied()
+    }
+
     /// The earliest instant anybody waits for.
     pub fn next(&self) -> Option<Time> {
         self.order.first().map(|&(at, _)| at)

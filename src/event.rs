@@ -4,6 +4,8 @@
 //! and hands it back exactly once, with the task's end, so that a task can't be lost without a
 //! compiler or a test noticing.
 
+use std::time::Duration;
+
 use crate::outcome::{ExitStatus, Outcome};
 use crate::payload::Payload;
 use crate::task::{TaskId, TaskSpec};
@@ -205,6 +207,9 @@ pub trait Claims {
 
     /// When a task began, or `None` if it has not.
     fn started(&self, worker: WorkerId, seq: u32) -> Option<Time>;
+
+    /// How long a task took whose result came, where the worker has written that down.
+    fn took(&self, worker: WorkerId, seq: u32) -> Option<Duration>;
 
     /// Whether user code in the worker registered exit handlers.
     fn has_exit_handlers(&self, worker: WorkerId) -> bool;

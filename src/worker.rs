@@ -19,6 +19,9 @@ pub const CLAIM_ENTRIES: u32 = 64;
 /// How much work is sent ahead: tasks that together take about this long.
 const AHEAD: Duration = Duration::from_millis(1);
 
+/// The window of a worker whose last task was short: no longer than 62 µs.
+const BRISK_WINDOW: usize = 16;
+
 /// Identity of a worker, unique within its pool and never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WorkerId(u64);
@@ -180,6 +183,18 @@ impl Worker {
             let left = max.saturating_sub(self.tasks_done + self.queue.len() as u64);
             window.min(usize::try_from(left).unwrap_or(usize::MAX))
         })
+    }
+
+    /// Whether it runs short tasks and can be relied on for more of them.
+    ///
+    /// Then it has room, or more than one task: so it is soon noticed when one of them is long.
+    pub fn is_brisk(&self, max_tasks: Option<u64>) -> bool {
+        let worn = max_tasks.is_some_and(|max| self.tasks_done + self.queue.len() as u64 >= max);
+        self.window >= BRISK_WINDOW
+            && self.takes_tasks()
+            && !worn
+            && !self.queue.is_empty()
+            && (self.queue.len() > 1 || self.room(max_tasks) > 0)
     }
 
     /// Learn from one task that took `took`: short ones let the window grow, a long one closes it.

@@ -158,6 +158,8 @@ impl Session {
             return self.write(Header { seq, ..Header::bare(Kind::Skipped) }, &[]);
         }
         let reply = interpreter.call(seq, call);
+        let now = clock::now();
+        self.page.mark_ended(seq, now);
         let kind = if reply.raised { Kind::Raised } else { Kind::Returned };
         let body = &reply.payload.body;
         let loan = reply.payload.loan();
@@ -170,7 +172,6 @@ impl Session {
             // Results keep their order: those in the ring are found before the socket is read on.
             return interpreter.while_others_run(|| self.write(header, body));
         }
-        let now = clock::now();
         let since = *self.untold.get_or_insert(now);
         if now.since(since) >= RING_DELAY { self.ring() } else { Ok(()) }
     }

@@ -17,6 +17,8 @@ pub(super) struct Census {
     pub busy: usize,
     /// Live, and will be replaced after the tasks that they have.
     pub expiring: usize,
+    /// They run short tasks and can be relied on for more.
+    pub brisk: usize,
 }
 
 impl Census {
@@ -32,7 +34,7 @@ impl Census {
         }
     }
 
-    fn classes(&mut self, worker: &Worker, max_tasks: Option<u64>) -> [(&mut usize, bool); 6] {
+    fn classes(&mut self, worker: &Worker, max_tasks: Option<u64>) -> [(&mut usize, bool); 7] {
         let expires =
             max_tasks.is_some_and(|max| worker.tasks_done + worker.queue.len() as u64 >= max);
         let starts = worker.is_live() && matches!(worker.phase, Phase::Starting { .. });
@@ -43,6 +45,7 @@ impl Census {
             (&mut self.unborn, starts && worker.pid.is_none()),
             (&mut self.busy, !worker.queue.is_empty()),
             (&mut self.expiring, worker.is_live() && expires),
+            (&mut self.brisk, worker.is_brisk(max_tasks)),
         ]
     }
 }

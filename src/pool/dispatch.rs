@@ -39,9 +39,11 @@ impl<B> Pool<B> {
         }
     }
 
-    /// The worker for the next task: an idle one if there is, else the next that has room.
+    /// The worker for the next task: an idle one if there is and it may gain something, else the next that
+    /// has room.
     fn choose_worker(&mut self) -> Option<WorkerId> {
         if self.census.busy < self.config.max_workers
+            && !self.few_suffice()
             && let Some(&(_, id)) = self.idle.last()
         {
             return Some(id);

@@ -36,17 +36,21 @@ impl<B> Pool<B> {
         let began = step.claims.started(id, seq);
         let next_began =
             worker.queue.get(position + 1).and_then(|next| step.claims.started(id, next.seq));
+        // Where the worker did not say, it ended when the next began, or just now.
+        let took = step.claims.took(id, seq);
+        let took = took.or_else(|| Some(next_began.unwrap_or(step.now).since(began?)));
         self.tell_begun(sent.task, id, step);
         self.update(id, |worker| {
             worker.queue.remove(position);
             worker.tasks_done += 1;
             worker.draining |= recycle;
             worker.suspect_until = None;
-            if let Some(began) = began {
-                worker.adapt_window(next_began.unwrap_or(step.now).since(began));
+            if let Some(took) = took {
+                worker.adapt_window(took);
             }
         });
         self.backoff.reset();
+        self.pace.ended();
         self.end(sent.task, outcome, Some(id), step);
         if recycle {
             self.take_back(id, 0, step);

@@ -202,6 +202,7 @@ impl<B> Pool<B> {
         if has_more {
             if began + AHEAD_LIMIT <= now {
                 self.update(id, |worker| worker.window = 1);
+                self.pace.was_long();
                 if !self.take_back(id, 1, step) {
                     self.collect_soon(id, step);
                 }

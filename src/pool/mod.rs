@@ -19,6 +19,7 @@ mod dispatch;
 mod finish;
 mod lifecycle;
 mod looking;
+mod pace;
 mod sizing;
 mod stopping;
 #[cfg(test)]
@@ -39,6 +40,7 @@ use crate::time::Time;
 use crate::worker::{Worker, WorkerId};
 
 use census::Census;
+use pace::Pace;
 use sizing::Backoff;
 
 /// The state of a pool. `B` is what the caller keeps with each task.
@@ -54,6 +56,7 @@ pub struct Pool<B> {
     // Busy workers that may have room, the next to be filled first; entries may be stale.
     roomy: VecDeque<WorkerId>,
     census: Census,
+    pace: Pace,
     counters: Statistics,
     // The task that was submitted last.
     newest: TaskId,
@@ -107,6 +110,7 @@ impl<B> Pool<B> {
             idle: BTreeSet::new(),
             roomy: VecDeque::new(),
             census: Census::default(),
+            pace: Pace::default(),
             counters: Statistics::default(),
             newest: TaskId::from(0),
             next_worker: 1,
@@ -188,8 +192,11 @@ impl<B> Pool<B> {
 
     /// Whether a task that is submitted now could be sent or could cause a worker to be started.
     pub fn is_hungry(&self) -> bool {
-        let can_send = self.backlog.is_empty() && (!self.roomy.is_empty() || !self.idle.is_empty());
-        can_send || self.census.live - self.census.expiring < self.config.max_workers
+        let more = !self.few_suffice();
+        let can_send = !self.roomy.is_empty() || (more && !self.idle.is_empty());
+        let lasting = self.census.live - self.census.expiring;
+        let can_start = more && lasting < self.config.max_workers;
+        (self.backlog.is_empty() && can_send) || can_start
     }
 
     /// Whether a worker waits for a task and none waits for a worker.
@@ -197,6 +204,15 @@ impl<B> Pool<B> {
         self.backlog.is_empty()
             && !self.idle.is_empty()
             && self.census.busy < self.config.max_workers
+            && !self.few_suffice()
+    }
+
+    /// Whether those who are busy do for all tasks, so that nobody else need be woken or started.
+    ///
+    /// A brisk worker without room has enough before it that it is looked at within [`looking`]'s limits,
+    /// so that a task which waits for one does not wait for long.
+    fn few_suffice(&self) -> bool {
+        self.census.brisk >= self.config.enough_brisk && self.pace.is_brisk()
     }
 
     /// Whether the pool is closed and all of its workers are gone.

@@ -93,7 +93,7 @@ impl<B> Pool<B> {
     ///
     /// A worker that is in its last task does not count, so that its successor is there when it goes.
     fn demand(&self) -> usize {
-        if self.backlog.is_empty() {
+        if self.backlog.is_empty() || self.few_suffice() {
             return 0;
         }
         let unserved = self.backlog.len().saturating_sub(self.census.starting + self.idle.len());

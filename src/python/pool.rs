@@ -243,6 +243,7 @@ impl PoolBase {
             kill_grace_period: duration("kill_grace_period", kill_grace_period)?,
             start_timeout: duration("worker_start_timeout", worker_start_timeout)?,
             fail_on_initializer_error,
+            ..PoolConfig::default()
         };
         let serializer = Serializer::new(serializer)?;
         let settings = Settings {

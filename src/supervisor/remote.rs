@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use rustc_hash::FxHashMap;
@@ -300,6 +301,10 @@ impl Claims for Remotes {
             ClaimState::Lost => Some(Time::default()),
             ClaimState::NotClaimed | ClaimState::Revoked => None,
         }
+    }
+
+    fn took(&self, worker: WorkerId, seq: u32) -> Option<Duration> {
+        self.0.get(&worker)?.page.took(seq)
     }
 
     fn has_exit_handlers(&self, worker: WorkerId) -> bool {

@@ -13,6 +13,7 @@
 //! task before it has ended.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::time::Time;
 
@@ -28,6 +29,8 @@ pub struct Claim {
     word: AtomicU64,
     /// When the claimed task began, or zero when that was not stamped yet.
     started_ns: AtomicU64,
+    /// When it was over, or zero.
+    ended_ns: AtomicU64,
 }
 
 /// How far the worker is with a task.
@@ -68,9 +71,10 @@ impl Claim {
     /// The supervisor's: makes the entry that of `seq`, not claimed yet. To be called before the
     /// task is sent.
     pub fn announce(&self, seq: u32) {
-        // The old stamp goes first: whoever sees the new word (it is released, and acquired by
+        // The old stamps go first: whoever sees the new word (it is released, and acquired by
         // every reader) can't see a stamp from the entry's last use.
         self.started_ns.store(0, Ordering::Relaxed);
+        self.ended_ns.store(0, Ordering::Relaxed);
         self.word.store(word(seq, SENT), Ordering::Release);
     }
 
@@ -83,6 +87,21 @@ impl Claim {
     /// The worker's: notes when the task it claimed began.
     pub fn stamp(&self, now: Time) {
         self.started_ns.store(now.as_nanos(), Ordering::Release);
+    }
+
+    /// The worker's: notes when that task was over.
+    pub fn stamp_end(&self, now: Time) {
+        self.ended_ns.store(now.as_nanos(), Ordering::Release);
+    }
+
+    /// How long a task took whose result is there, if the worker has written it down.
+    ///
+    /// It is the worker's word, and may be anything but negative.
+    pub fn took(&self) -> Option<Duration> {
+        let [started, ended] =
+            [&self.started_ns, &self.ended_ns].map(|it| it.load(Ordering::Acquire));
+        let both = started != 0 && ended != 0;
+        both.then(|| Time::from_nanos(ended).since(Time::from_nanos(started)))
     }
 
     /// The supervisor's: tries to take `seq` back.
@@ -169,6 +188,21 @@ mod tests {
         assert!(claim.claim(5));
         claim.stamp(Time::from_nanos(u64::MAX));
         assert_eq!(claim.state(5, NOW), ClaimState::Claimed { started: Some(NOW) });
+    }
+
+    #[test]
+    fn how_long_a_task_took_is_known_once_it_is_over_and_forgotten_with_it() {
+        let claim = Claim::default();
+        claim.announce(5);
+        assert!(claim.claim(5));
+        claim.stamp(NOW);
+        assert_eq!(claim.took(), None);
+        claim.stamp_end(NOW + Duration::from_micros(3));
+        assert_eq!(claim.took(), Some(Duration::from_micros(3)));
+        claim.stamp_end(Time::from_nanos(1));
+        assert_eq!(claim.took(), Some(Duration::ZERO));
+        claim.announce(69);
+        assert_eq!(claim.took(), None);
     }
 
     /// Everything that a run of both sides noted.

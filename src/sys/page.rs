@@ -20,6 +20,7 @@ use std::mem::offset_of;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::unistd::{Whence, lseek};
@@ -31,6 +32,7 @@ use super::mapping::Mapping;
 use super::memfd::SharedMemory;
 use super::ring::{Consumer, Cursors, Producer, RING_BYTES, Ring, Words};
 use crate::error::Result;
+use crate::time::Time;
 
 /// How many tasks may be with a worker at once: sequence numbers in use must lie this close.
 pub const MAX_WINDOW: u32 = 64;
@@ -150,6 +152,11 @@ impl PageOwner {
         self.page.claim(seq).state(seq, clock::now())
     }
 
+    /// How long the task took whose result came, if the worker has written it down.
+    pub fn took(&self, seq: u32) -> Option<Duration> {
+        self.page.claim(seq).took()
+    }
+
     /// Hands every result that is in the ring now to `each`, in order; says how many there were.
     ///
     /// An error means that the worker scribbled over the ring; there is no way to go on with it.
@@ -258,6 +265,11 @@ impl PageUser {
             claim.stamp(clock::now());
         }
         is_ours
+    }
+
+    /// Notes when a task that was claimed is over. To be called before its result is sent.
+    pub fn mark_ended(&self, seq: u32, now: Time) {
+        self.page.claim(seq).stamp_end(now);
     }
 
     /// Pushes one result, the concatenation of `parts`. False if it has to go another way: it is

@@ -94,9 +94,12 @@ impl Sim {
         if !pool.backlog.is_empty() {
             let busy = pool.census.busy;
             assert!(
-                pool.idle.is_empty() || busy >= pool.config.max_workers,
+                pool.idle.is_empty() || busy >= pool.config.max_workers || pool.few_suffice(),
                 "a task and a worker wait for each other"
             );
+            if pool.few_suffice() {
+                self.check_brisk();
+            }
             assert!(
                 busy > 0 || pool.census.starting > 0 || start_awaited,
                 "tasks wait for nothing"
@@ -106,6 +109,23 @@ impl Sim {
             // More follow as soon as it is known what became of these.
             let under_way = pool.census.unborn > 0;
             assert!(start_awaited || under_way, "there are too few workers");
+        }
+    }
+
+    /// Tasks wait though somebody may be idle: every worker that is to run them has enough before it that
+    /// it is noticed when one of those is long.
+    fn check_brisk(&self) {
+        let pool = &self.pool;
+        for (id, worker) in &pool.workers {
+            if worker.is_brisk(pool.config.max_tasks_per_child) {
+                let full = worker.room(pool.config.max_tasks_per_child) == 0;
+                assert!(full, "a task waits, and there is room for it");
+                let due = pool.timers.due(Wake::Worker(*id)).expect("a timer");
+                assert!(
+                    due <= self.now() + ms(101),
+                    "a task waits, and nobody looks at {worker:?}"
+                );
+            }
         }
     }
 

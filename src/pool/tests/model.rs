@@ -1,6 +1,7 @@
 //! Workers as processes that do what they like, and the pages that the policy shares with them.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use crate::event::Claims;
 use crate::task::TaskId;
@@ -52,6 +53,7 @@ pub struct Process {
     pub ring: VecDeque<(u32, TaskId)>,
     words: BTreeMap<u32, Word>,
     stamps: BTreeMap<u32, Time>,
+    took: BTreeMap<u32, Duration>,
 }
 
 impl Process {
@@ -123,6 +125,9 @@ impl World {
         }
         if let Some(running) = process.running.take() {
             process.ring.push_back((running.seq, running.task));
+            if running.stamped {
+                process.took.insert(running.seq, now.since(running.at));
+            }
             return true;
         }
         let Some((seq, task)) = process.inbox.pop_front() else {
@@ -176,6 +181,11 @@ impl Claims for World {
     fn started(&self, worker: WorkerId, seq: u32) -> Option<Time> {
         assert!(!self.forgotten.contains(&worker), "{worker:?} was forgotten before");
         self.processes[&worker].stamps.get(&seq).copied()
+    }
+
+    fn took(&self, worker: WorkerId, seq: u32) -> Option<Duration> {
+        assert!(!self.forgotten.contains(&worker), "{worker:?} was forgotten before");
+        self.processes[&worker].took.get(&seq).copied()
     }
 
     fn has_exit_handlers(&self, worker: WorkerId) -> bool {

@@ -1,7 +1,9 @@
 //! Which task runs where, and how often.
 
+use crate::config::PoolConfig;
 use crate::event::{Event, Shutdown};
 use crate::task::Limits;
+use crate::worker::WorkerId;
 
 use super::fair::Manners;
 use super::sim::{Did, End, Sim, ms, of_size, us, w};
@@ -12,7 +14,12 @@ fn with_retries(retries: u32) -> Limits {
 
 /// A worker of a pool of `max_workers` that has proved to be quick, so that tasks are sent ahead.
 pub fn quick(max_workers: usize) -> Sim {
-    let mut sim = Sim::ready(of_size(max_workers, max_workers));
+    quickened(of_size(max_workers, max_workers))
+}
+
+fn quickened(config: PoolConfig) -> Sim {
+    let max_workers = config.max_workers;
+    let mut sim = Sim::ready(config);
     for _ in 0..8 {
         for _ in 0..max_workers {
             sim.submit_plain();
@@ -150,6 +157,60 @@ fn what_waits_behind_a_suddenly_long_task_is_given_to_an_idle_worker() {
     }
     assert!(behind.iter().all(|&task| sim.end_of(task) == Some(End::Returned)));
     assert_eq!(sim.end_of(long), None);
+}
+
+/// A pool of eight workers with short tasks, of which four are enough.
+fn with_enough() -> Sim {
+    let sim = quickened(PoolConfig { enough_brisk: 4, ..of_size(8, 8) });
+    assert_eq!(busy(&sim).len(), 0);
+    sim
+}
+
+/// The workers that have tasks.
+fn busy(sim: &Sim) -> Vec<WorkerId> {
+    let mut ids = sim.alive();
+    ids.retain(|id| !sim.pool.workers[id].queue.is_empty());
+    ids
+}
+
+#[test]
+fn no_more_workers_are_woken_for_short_tasks_than_are_enough() {
+    let mut sim = with_enough();
+    for _ in 0..500 {
+        sim.submit_plain();
+    }
+    assert_eq!(busy(&sim).len(), 4);
+    assert!(!sim.pool.is_hungry() && !sim.pool.has_idle_worker());
+    sim.settle(Manners::Good);
+    sim.check_at_rest();
+}
+
+#[test]
+fn tasks_that_turn_out_long_get_a_worker_each_at_once() {
+    let mut sim = with_enough();
+    for _ in 0..8 {
+        sim.submit_plain();
+    }
+    let first = busy(&sim);
+    assert_eq!(first.len(), 4);
+    for id in first {
+        sim.begin(id);
+    }
+    sim.pass(us(2_500));
+    assert_eq!(busy(&sim).len(), 8);
+}
+
+#[test]
+fn one_long_task_among_short_ones_wakes_one_more() {
+    let mut sim = with_enough();
+    for _ in 0..500 {
+        sim.submit_plain();
+    }
+    let long = busy(&sim)[0];
+    sim.begin(long);
+    sim.pass(us(2_500));
+    assert_eq!(sim.pool.workers[&long].queue.len(), 1);
+    assert_eq!(busy(&sim).len(), 5);
 }
 
 #[test]
