@@ -135,6 +135,7 @@ impl<B> Pool<B> {
         for sent in &sent[sent.len() - revoked..] {
             self.put_back(sent.task, step);
         }
+        self.enlist(id);
         revoked == sent.len()
     }
 

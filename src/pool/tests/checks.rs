@@ -97,7 +97,7 @@ impl Sim {
                 pool.idle.is_empty() || busy >= pool.config.max_workers || pool.few_suffice(),
                 "a task and a worker wait for each other"
             );
-            if pool.few_suffice() {
+            if pool.few_suffice() && busy <= pool.config.max_workers {
                 self.check_brisk();
             }
             assert!(
@@ -119,7 +119,11 @@ impl Sim {
         for (id, worker) in &pool.workers {
             if worker.is_brisk(pool.config.max_tasks_per_child) {
                 let full = worker.room(pool.config.max_tasks_per_child) == 0;
-                assert!(full, "a task waits, and there is room for it");
+                assert!(
+                    full,
+                    "a task waits, and there is room for it: {worker:?}, {:?} are listed, {:?}",
+                    pool.roomy, pool.census
+                );
                 let due = pool.timers.due(Wake::Worker(*id)).expect("a timer");
                 assert!(
                     due <= self.now() + ms(101),
