@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import socket
 import time
 from concurrent.futures import Future
@@ -13,6 +14,7 @@ import tasks
 FLOOR = {
     "socketpair": "a byte to another process and back over a socketpair, µs",
     "future": "Future made, call and result pickled, settled and read, in one process, µs",
+    "death": "a fork of a Python process killed until its parent can wait for it, ms",
     "memcpy": "copying 64 MB between resident buffers, MB/s",
 }
 
@@ -23,6 +25,7 @@ def measure(is_tiny: bool) -> dict[str, float | str]:
     return {
         "socketpair": socketpair_round_trip(count) * 1e6,
         "future": future_alone(count) * 1e6,
+        "death": death(5 if is_tiny else 40) * 1e3,
         "memcpy": copy_rate(2 if is_tiny else 20) / 1e6,
     }
 
@@ -58,6 +61,22 @@ def future_alone(count: int) -> float:
         future.set_result(pickle.loads(pickle.dumps(function(*args, **kwargs), 5)))
         future.result()
     return (time.perf_counter() - begun) / count
+
+
+def death(count: int) -> float:
+    """Return seconds from a SIGKILL until the end of the process is known, the median of all."""
+    times = []
+    for _ in range(count):
+        pid = os.fork()
+        if pid == 0:
+            signal.pause()
+        # It must have come to its rest.
+        time.sleep(0.01)
+        begun = time.perf_counter()
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        times.append(time.perf_counter() - begun)
+    return sorted(times)[count // 2]
 
 
 def copy_rate(count: int) -> float:

@@ -29,6 +29,8 @@ HERE = Path(__file__).parent
 VENVS = HERE / ".venvs"
 PURE = "deadpool-executor==2026.6.1"
 LIMIT_SECONDS = 120.0
+# What is said of a measurement that took longer; it is not tried in later rounds.
+NO_END = "no end"
 
 
 def make_environments(wheel: Path, homes: set[str]) -> dict[str, str]:
@@ -74,7 +76,7 @@ def measure(python: str, peer: str, workload: str, is_tiny: bool) -> dict[str, f
         try:
             process.wait(60.0 if is_tiny else LIMIT_SECONDS)
         except subprocess.TimeoutExpired:
-            outcome = "no end"
+            outcome = NO_END
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -137,6 +139,7 @@ def run(options: argparse.Namespace) -> report.Results:
         rounds=1 if options.tiny else options.rounds,
     )
     begun = time.monotonic()
+    endless = set()
     for turn in range(results.rounds):
         for name in FLOOR:
             results.floor.setdefault(name, [])
@@ -145,9 +148,14 @@ def run(options: argparse.Namespace) -> report.Results:
         for workload in workloads:
             # The order turns from round to round, so that no peer is always the first.
             for peer in peers[turn % len(peers) :] + peers[: turn % len(peers)]:
+                if (peer, workload) in endless:
+                    continue
                 figures = measure(pythons[PEERS[peer].home], peer, workload, options.tiny)
                 if "failed" in figures:
-                    results.failures.append(f"{peer} {workload}: {figures.pop('failed')}")
+                    failure = figures.pop("failed")
+                    results.failures.append(f"{peer} {workload}, round {turn + 1}: {failure}")
+                    if failure == NO_END:
+                        endless.add((peer, workload))
                 for metric, value in figures.items():
                     results.add(metric, peer, value)
             print(

@@ -62,6 +62,9 @@ METRICS = {
     "cpu_16": Metric("parent CPU per no-op, 16 workers, µs", False),
     "cpu_64": Metric("parent CPU per no-op, 64 workers, µs", False),
     "cpu_256": Metric("parent CPU per no-op, 256 workers, µs", False),
+    "cpu_spread": Metric(
+        "parent CPU per no-op: the most of these over the least", False, 1.3, True
+    ),
     "many_start": Metric("1,000 workers: start, s", False),
     "many_tasks": Metric("1,000 workers: 100,000 tasks, 1/s", True),
     "many_idle_cpu": Metric("1,000 workers: idle CPU, ms/s", False, 0.0, True),
@@ -326,17 +329,22 @@ def submit_and_keep(peer: Executor, count: int) -> list[Any]:
 
 def parent_cpu(kind: type[Executor], scale: Scale) -> Figures:
     """Measure the parent's CPU time for a task with more and more workers."""
-    figures: Figures = {}
+    costs = {}
+    failure: Figures = {}
     for workers in (2, 16) if scale.is_tiny else (2, 16, 64, 256):
         peer = kind(workers)
-        warm(peer, workers)
         count = scale.count(20_000)
-        submit_and_wait(peer, count // 10)
-        begun = time.process_time()
-        submit_and_wait(peer, count)
-        figures[f"cpu_{workers}"] = (time.process_time() - begun) / count * 1e6
+        try:
+            warm(peer, workers)
+            submit_and_wait(peer, count // 10)
+            begun = time.process_time()
+            submit_and_wait(peer, count)
+        except Exception:
+            failure[f"cpu_{workers}"] = "fails"
+            continue
+        costs[f"cpu_{workers}"] = (time.process_time() - begun) / count * 1e6
         peer.close()
-    return figures
+    return {**costs, **failure, "cpu_spread": max(costs.values()) / min(costs.values())}
 
 
 def many_workers(kind: type[Executor], scale: Scale) -> Figures:
