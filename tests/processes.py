@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from deadpool import _fork_client
+from deadpool import _server_link
 
 TESTS = Path(__file__).parent
 
@@ -155,7 +155,7 @@ class Leaks:
     def _left(self) -> list[str]:
         left = [f"thread {name}" for name in threads_of_pools()]
         # A fork server that was killed was replaced by another.
-        for pid in tree(os.getpid()) - self._processes - {_fork_client.server.pid}:
+        for pid in tree(os.getpid()) - self._processes - {_server_link.server.pid}:
             found = stat(pid)
             if found is not None and not self._reap_orphan(pid, found):
                 left.append(f"process {pid} {found}: {command_line(pid)}")

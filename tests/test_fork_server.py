@@ -24,7 +24,7 @@ from processes import (
 )
 
 import deadpool
-from deadpool import _fork_client
+from deadpool import _server_link
 
 # What a process finds that the main module is run in.
 MAIN_COUNTS = """
@@ -52,7 +52,7 @@ def ask_for_a_pool() -> tuple[int, int]:
 
 
 def server_pid() -> int:
-    pid = _fork_client.server.pid
+    pid = _server_link.server.pid
     assert pid is not None
     return pid
 
@@ -95,9 +95,9 @@ def test_one_that_never_answers_is_replaced(
 ) -> None:
     before = server_pid()
     os.kill(before, signal.SIGSTOP)
-    monkeypatch.setattr(_fork_client, "_SILENT_SECONDS", 0.0)
+    monkeypatch.setattr(_server_link, "_SILENT_SECONDS", 0.0)
     pool = make_pool()
-    eventually(lambda: _fork_client.server._unanswered > 0)
+    eventually(lambda: _server_link.server._unanswered > 0)
     pool.shutdown(wait=False, cancel_futures=True)
     pool.shutdown()
     assert make_pool().submit(tasks.add, 1, 2).result(LONG_SECONDS) == 3
@@ -222,9 +222,9 @@ def test_it_goes_with_its_parent(tmp_path: Path) -> None:
     body = """
 with deadpool.Deadpool(1) as pool:
     pool.submit(abs, -1).result()
-from deadpool import _fork_client
+from deadpool import _server_link
 pid_file = here / "pid"
-(here / "new").write_text(str(_fork_client.server.pid))
+(here / "new").write_text(str(_server_link.server.pid))
 (here / "new").rename(pid_file)
 time.sleep(1000)
     """
@@ -241,8 +241,8 @@ def test_a_frozen_program_uses_that_of_multiprocessing(tmp_path: Path) -> None:
 sys.frozen = True
 with deadpool.Deadpool(2) as pool:
     assert list(pool.map(abs, [-1, -2])) == [1, 2]
-from deadpool import _fork_client
-print(_fork_client.server.pid)
+from deadpool import _server_link
+print(_server_link.server.pid)
     """
     assert run_main(tmp_path, "", body) == ("None\n", "")
 
@@ -263,7 +263,7 @@ def test_a_stopped_server_is_replaced_while_the_pool_lives(
     make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = server_pid()
-    monkeypatch.setattr(_fork_client, "_SILENT_SECONDS", 0.0)
+    monkeypatch.setattr(_server_link, "_SILENT_SECONDS", 0.0)
     os.kill(before, signal.SIGSTOP)
     pool = make_pool(worker_start_timeout=0.5)
     eventually(lambda: pool.submit(os.getpid).exception() is None)

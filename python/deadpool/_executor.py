@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import concurrent.futures
 import logging
-import multiprocessing
 import pickle
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from multiprocessing.context import BaseContext
 
-from . import _core, _environ, _launch, _legacy, _map, _worker
+from . import _core, _legacy, _map, _server_link
 from ._checks import check_arguments, check_callable, check_seconds, check_whole
 from ._future import Future
 from ._worker_info import WorkerInfo
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from multiprocessing.context import BaseContext
     from typing import Any
 
     from . import _asubmit
@@ -120,11 +120,12 @@ class Deadpool(  # type: ignore[misc]  # submit() takes more than the base class
             raise ValueError(
                 f"on_initializer_error must be 'log' or 'fail', not {on_initializer_error!r}"
             )
-        if multiprocessing.current_process().daemon:
-            raise AssertionError(
-                "daemonic processes are not allowed to have children; "
-                "make the pool that runs this task with daemon=False"
-            )
+        _check_not_daemonic()
+        if mp_context is None or mp_context == "forkserver":
+            _server_link.server.start_early()
+        # Not before: the server starts while these are imported.
+        from . import _environ, _launch, _worker
+
         method = _launch.start_method(mp_context)
         if method.name != "fork":
             _check_importable(initializer, finalizer)
@@ -318,6 +319,8 @@ class Deadpool(  # type: ignore[misc]  # submit() takes more than the base class
 
 def trim_memory() -> None:
     """Give unused heap memory of this process back to the system, where the C library can."""
+    from . import _worker
+
     _worker.trim_memory()
 
 
@@ -329,6 +332,16 @@ def _check_max_workers(max_workers: int | None) -> int:
     if number <= 0:
         raise ValueError("max_workers must be greater than 0")
     return number
+
+
+def _check_not_daemonic() -> None:
+    # What runs in a process that multiprocessing has started has imported this.
+    module: Any = sys.modules.get("multiprocessing.process")
+    if module is not None and module.current_process().daemon:
+        raise AssertionError(
+            "daemonic processes are not allowed to have children; "
+            "make the pool that runs this task with daemon=False"
+        )
 
 
 def _check_importable(*functions: Callable[..., object] | None) -> None:

@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import select
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from types import SimpleNamespace
 
-from . import _environ, _exit, _fork, _fork_client, _worker
+from . import _environ, _exit, _fork, _fork_client, _server_link, _worker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,12 +48,8 @@ class StartMethod(SimpleNamespace):
 
     @property
     def has_fork_server(self) -> bool:
-        """Whether zygotes are forked by the fork server that is ours.
-
-        A program that was frozen into one file is no interpreter that could run it. Such a program
-        knows how to start the fork server of :mod:`multiprocessing`.
-        """
-        return self.name == "forkserver" and not getattr(sys, "frozen", False)
+        """Whether zygotes are forked by the fork server that is ours."""
+        return self.name == "forkserver" and _server_link.is_possible()
 
     @property
     def zygote_each(self) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import deadpool
-from deadpool import _fork_client, _launch
+from deadpool import _launch, _server_link
 
 from .model import Model
 
@@ -132,7 +132,7 @@ class Injector:
         return "zygote without descriptors"
 
     def _kill_fork_server(self, rng: random.Random) -> str | None:
-        pid = _fork_client.server.pid
+        pid = _server_link.server.pid
         return self._kill_other(pid, "fork server killed")
 
     def _kill_tracker(self, rng: random.Random) -> str | None:

@@ -10,7 +10,7 @@ import time
 from multiprocessing import resource_tracker
 from pathlib import Path
 
-from deadpool import _fork_client
+from deadpool import _server_link
 
 from ..processes import Stat, command_line, descriptors, stat, threads_of_pools, tree
 
@@ -63,7 +63,7 @@ def _others() -> set[int]:
     """Return the processes below this one, but for those that stay."""
     # A fork server or resource tracker that was killed was replaced by another.
     stay = {
-        _fork_client.server.pid,
+        _server_link.server.pid,
         resource_tracker._resource_tracker._pid,  # type: ignore[attr-defined]
     }
     return tree(os.getpid()) - stay
