@@ -247,6 +247,52 @@ print(_server_link.server.pid)
     assert run_main(tmp_path, "", body) == ("None\n", "")
 
 
+def test_it_starts_before_what_a_pool_needs_is_imported(tmp_path: Path) -> None:
+    head = """
+from deadpool import Deadpool, _server_link
+start = _server_link.server._start
+def started():
+    print("deadpool._launch" in sys.modules)
+    start()
+_server_link.server._start = started
+"""
+    body = """
+with Deadpool(1) as pool:
+    print(pool.submit(abs, -1).result())
+    """
+    assert run_main(tmp_path, head, body) == ("False\n1\n", "")
+
+
+def test_what_keeps_it_from_starting_is_told_by_the_pool(tmp_path: Path) -> None:
+    body = """
+import multiprocessing
+multiprocessing.set_executable("/nowhere/python")
+pool = Deadpool(1)
+try:
+    pool.submit(abs, -1).result()
+except ProcessError as error:
+    print("/nowhere/python" in str(error))
+multiprocessing.set_executable(sys.executable)
+print(pool.submit(abs, -1).result())
+    """
+    head = "from deadpool import Deadpool, ProcessError\n"
+    out, _ = run_main(tmp_path, head, body)
+    assert out == "True\n1\n"
+
+
+def test_nobody_is_warned_of_it(tmp_path: Path) -> None:
+    body = """
+import warnings
+warnings.simplefilter("error")
+with deadpool.Deadpool(1) as pool:
+    pool.submit(abs, -1).result()
+if os.fork() == 0:
+    sys.exit()
+os.wait()
+    """
+    assert run_main(tmp_path, "", body) == ("", "")
+
+
 def test_nothing_is_left_in_it_of_pools_that_ended(make_pool: MakePool) -> None:
     pid = server_pid()
     before = len(list(Path(f"/proc/{pid}/fd").iterdir()))
