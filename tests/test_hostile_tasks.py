@@ -16,7 +16,7 @@ import hostile
 import pytest
 import tasks
 from pools import MakePool
-from processes import run_script
+from processes import await_death, await_pids, run_script
 
 import deadpool
 
@@ -107,6 +107,20 @@ def test_what_it_raises_is_told(
     assert got.args == error.args
     # It cost no worker.
     assert pool.submit(tasks.getpid).result(20) == pid
+
+
+def test_a_task_that_becomes_another_program(
+    make_pool: MakePool, start_method: str, tmp_path: Path
+) -> None:
+    pool = make_pool(2, mp_context=start_method)
+    marks = [tmp_path / "first", tmp_path / "second"]
+    futures = [pool.submit(hostile.become_another_program, mark) for mark in marks]
+    for future, mark in zip(futures, marks, strict=True):
+        # Its process lives on, and only its connection tells.
+        error = future.exception(20)
+        assert isinstance(error, deadpool.ProcessError), error
+        await_death(await_pids(mark))
+    check_pool(pool)
 
 
 def test_a_long_chain_of_causes(pool: deadpool.Deadpool) -> None:

@@ -4,7 +4,7 @@
 //! at once, so its socket can't be full and nothing here ever has to wait for it.
 
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use crate::child::protocol::{self, Report, Request};
 use crate::error::Result;
@@ -49,6 +49,17 @@ impl Zygote {
     /// The supervisor's end of the control socket.
     pub fn control(&self) -> BorrowedFd<'_> {
         self.control.as_fd()
+    }
+
+    /// All descriptors that are kept of it, those of workers that it was not asked for yet among them.
+    ///
+    /// A fork that kept a worker's end of a socket would hide that the worker has closed its own.
+    pub fn descriptors(&self) -> impl Iterator<Item = i32> {
+        let process = self.process.as_ref().map(PidFd::as_fd);
+        let ends = self.waiting.iter().flat_map(|(_, ends)| {
+            [ends.socket.as_fd(), ends.page.as_fd(), ends.control.as_fd()]
+        });
+        [self.control.as_fd()].into_iter().chain(process).chain(ends).map(|fd| fd.as_raw_fd())
     }
 
     /// Its process has been started. Returns what tells of its end, or `None` if that has come.
