@@ -133,6 +133,11 @@ def become_another_program(begun: Path) -> None:
     os.execv("/bin/sleep", ["sleep", "3600"])  # noqa: S606
 
 
+def stop_parent() -> str:
+    os.kill(os.getppid(), signal.SIGSTOP)
+    return "stopped"
+
+
 def overflow_stack() -> Any:
     """Recurse in C, where no limit of Python's counts."""
     nested: Any = []
