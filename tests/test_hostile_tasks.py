@@ -16,7 +16,16 @@ import hostile
 import pytest
 import tasks
 from pools import MakePool
-from processes import await_death, await_pids, run_script
+from processes import (
+    LONG_SECONDS,
+    await_death,
+    await_pid,
+    await_pids,
+    eventually,
+    kill_session,
+    run_script,
+    start_script,
+)
 
 import deadpool
 
@@ -174,34 +183,85 @@ def test_a_full_temporary_directory(
     check_pool(pool)
 
 
+# What a control group is told so that its processes have no more than so much memory, by version.
+MEMORY_LIMITS = {
+    "/sys/fs/cgroup": ("memory.max", "memory.swap.max", "0"),
+    "/sys/fs/cgroup/memory": ("memory.limit_in_bytes", "memory.swappiness", "0"),
+}
+
+
 @pytest.fixture
 def small_group() -> Iterator[Path]:
-    """A control group whose processes may use 64 MiB of memory."""
-    limit_bytes = 64 << 20
-    for root, limit in (("/sys/fs/cgroup", "memory.max"), ("/sys/fs/cgroup/memory", None)):
+    """A control group whose processes may use 128 MiB of memory, and swap none of it."""
+    for root, (limit, swap, none) in MEMORY_LIMITS.items():
         group = Path(root, f"deadpool-test-{uuid.uuid4().hex}")
-        limit = limit or "memory.limit_in_bytes"
         with contextlib.suppress(OSError):
             group.mkdir()
             try:
                 if not group.joinpath(limit).exists():
                     continue
-                group.joinpath(limit).write_text(str(limit_bytes))
+                group.joinpath(limit).write_text(str(128 << 20))
+                with contextlib.suppress(FileNotFoundError):
+                    group.joinpath(swap).write_text(none)
                 yield group
             finally:
+                # The last of its processes may be on their way out.
+                eventually(lambda group=group: not group.joinpath("cgroup.procs").read_text())
                 group.rmdir()
             return
     pytest.skip("this process may not make a control group with a memory limit")
 
 
-def test_the_kernel_kills_for_want_of_memory(pool: deadpool.Deadpool, small_group: Path) -> None:
-    size_bytes = 512 << 20
-    future = pool.submit(hostile.join_group_and_allocate, small_group, size_bytes)
-    error = future.exception(30)
-    assert isinstance(error, deadpool.ProcessError), error
-    assert error.signal == signal.SIGKILL
-    assert error.oom_killed in (True, None)
-    check_pool(pool)
+def test_the_kernel_kills_for_want_of_memory(
+    tmp_path: Path, small_group: Path, start_method: str
+) -> None:
+    out, _ = run_script(
+        tmp_path,
+        f"""
+        Path({str(small_group)!r}, "cgroup.procs").write_text(str(os.getpid()))
+        with deadpool.Deadpool(1, mp_context={start_method!r}) as pool:
+            assert pool.submit(tasks.add, 1, 1).result() == 2
+            for _ in range(2):
+                error = pool.submit(bytearray, 512 << 20).exception()
+                print(type(error).__name__, error.signal, error.oom_killed)
+                assert "the kernel killed it for want of memory" in str(error)
+                print(pool.submit(tasks.add, 1, 1).result())
+            # It was not the kernel's doing, as far as can be told while it may kill elsewhere.
+            error = pool.submit(tasks.kill_itself, signal.SIGKILL).exception()
+            print(type(error).__name__, error.signal, error.oom_killed is not True)
+        """,
+    )
+    assert out == "ProcessError 9 True\n2\n" * 2 + "ProcessError 9 True\n"
+
+
+def test_the_kernel_kills_two_before_the_supervisor_looks(
+    tmp_path: Path, small_group: Path
+) -> None:
+    process = start_script(
+        tmp_path,
+        f"""
+        import hostile
+        Path({str(small_group)!r}, "cgroup.procs").write_text(str(os.getpid()))
+        pool = deadpool.Deadpool(2)
+        names = "first", "second"
+        futures = [
+            pool.submit(hostile.allocate_when_told, here / name, here / "go", 512 << 20)
+            for name in names
+        ]
+        print([future.exception().oom_killed for future in futures])
+        """,
+    )
+    with process:
+        try:
+            pids = [await_pid(tmp_path / name) for name in ("first", "second")]
+            os.kill(process.pid, signal.SIGSTOP)
+            (tmp_path / "go").touch()
+            await_death(pids, LONG_SECONDS)
+            os.kill(process.pid, signal.SIGCONT)
+            out, err = process.communicate(timeout=LONG_SECONDS)
+        finally:
+            kill_session(process)
+    assert (out, process.returncode) == ("[True, True]\n", 0), err
 
 
 def test_the_supervisor_is_never_in_the_way(
