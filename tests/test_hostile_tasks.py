@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
 import tempfile
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,13 +13,13 @@ from typing import Any
 import hostile
 import pytest
 import tasks
+from control_groups import control_group
 from pools import MakePool
 from processes import (
     LONG_SECONDS,
     await_death,
     await_pid,
     await_pids,
-    eventually,
     kill_session,
     run_script,
     start_script,
@@ -183,33 +181,16 @@ def test_a_full_temporary_directory(
     check_pool(pool)
 
 
-# What a control group is told so that its processes have no more than so much memory, by version.
-MEMORY_LIMITS = {
-    "/sys/fs/cgroup": ("memory.max", "memory.swap.max", "0"),
-    "/sys/fs/cgroup/memory": ("memory.limit_in_bytes", "memory.swappiness", "0"),
-}
-
-
 @pytest.fixture
 def small_group() -> Iterator[Path]:
     """A control group whose processes may use 128 MiB of memory, and swap none of it."""
-    for root, (limit, swap, none) in MEMORY_LIMITS.items():
-        group = Path(root, f"deadpool-test-{uuid.uuid4().hex}")
-        with contextlib.suppress(OSError):
-            group.mkdir()
-            try:
-                if not group.joinpath(limit).exists():
-                    continue
-                group.joinpath(limit).write_text(str(128 << 20))
-                with contextlib.suppress(FileNotFoundError):
-                    group.joinpath(swap).write_text(none)
-                yield group
-            finally:
-                # The last of its processes may be on their way out.
-                eventually(lambda group=group: not group.joinpath("cgroup.procs").read_text())
-                group.rmdir()
-            return
-    pytest.skip("this process may not make a control group with a memory limit")
+    limit_bytes = 128 << 20
+    with control_group(
+        "memory",
+        {"memory.max": limit_bytes, "memory.swap.max": 0},
+        {"memory.limit_in_bytes": limit_bytes, "memory.swappiness": 0},
+    ) as group:
+        yield group
 
 
 def test_the_kernel_kills_for_want_of_memory(
@@ -218,11 +199,12 @@ def test_the_kernel_kills_for_want_of_memory(
     out, _ = run_script(
         tmp_path,
         f"""
+        import hostile
         Path({str(small_group)!r}, "cgroup.procs").write_text(str(os.getpid()))
         with deadpool.Deadpool(1, mp_context={start_method!r}) as pool:
             assert pool.submit(tasks.add, 1, 1).result() == 2
             for _ in range(2):
-                error = pool.submit(bytearray, 512 << 20).exception()
+                error = pool.submit(hostile.allocate, 512 << 20).exception()
                 print(type(error).__name__, error.signal, error.oom_killed)
                 assert "the kernel killed it for want of memory" in str(error)
                 print(pool.submit(tasks.add, 1, 1).result())
