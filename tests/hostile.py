@@ -127,6 +127,17 @@ def leave_exception_hooks() -> str:
     return "left"
 
 
+def become_another_program(begun: Path) -> None:
+    """Go on as a program that knows nothing of a pool."""
+    begun.write_text(str(os.getpid()))
+    os.execv("/bin/sleep", ["sleep", "3600"])
+
+
+def stop_parent() -> str:
+    os.kill(os.getppid(), signal.SIGSTOP)
+    return "stopped"
+
+
 def overflow_stack() -> Any:
     """Recurse in C, where no limit of Python's counts."""
     nested: Any = []
@@ -148,8 +159,17 @@ def fill_directory(path: Path) -> None:
             pass
 
 
-def join_group_and_allocate(group: Path, size_bytes: int) -> int:
-    group.joinpath("cgroup.procs").write_text(str(os.getpid()))
+def allocate_when_told(begun: Path, go: Path, size_bytes: int) -> int:
+    begun.with_suffix(".part").write_text(str(os.getpid()))
+    begun.with_suffix(".part").rename(begun)
+    while not go.exists():
+        time.sleep(0.001)
+    return allocate(size_bytes)
+
+
+def allocate(size_bytes: int) -> int:
+    """Use so much memory, and be the first that the kernel kills for it."""
+    Path("/proc/self/oom_score_adj").write_text("1000")
     return len(b"x" * size_bytes)
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hostile
 import pytest
 import tasks
 from pools import MakePool
@@ -78,8 +82,24 @@ def test_one_that_died_is_replaced(make_pool: MakePool, number: int) -> None:
     assert server_pid() != before
 
 
-def test_one_that_is_stopped_does_not_keep_a_pool_from_ending(make_pool: MakePool) -> None:
-    os.kill(server_pid(), signal.SIGSTOP)
+@pytest.fixture
+def deaf(monkeypatch: pytest.MonkeyPatch) -> int:
+    """A fork server that is stopped for good."""
+    pid = server_pid()
+    os.kill(pid, signal.SIGSTOP)
+    send = signal.pidfd_send_signal
+    # As if it hung in something that no signal ends.
+    monkeypatch.setattr(
+        signal,
+        "pidfd_send_signal",
+        lambda fd, number: None if number == signal.SIGCONT else send(fd, number),
+    )
+    return pid
+
+
+def test_one_that_is_stopped_does_not_keep_a_pool_from_ending(
+    make_pool: MakePool, deaf: int
+) -> None:
     try:
         pool = make_pool()
         future = pool.submit(tasks.add, 1, 2)
@@ -87,21 +107,19 @@ def test_one_that_is_stopped_does_not_keep_a_pool_from_ending(make_pool: MakePoo
         assert future.cancelled()
         pool.shutdown()
     finally:
-        os.kill(server_pid(), signal.SIGCONT)
+        os.kill(deaf, signal.SIGCONT)
 
 
 def test_one_that_never_answers_is_replaced(
-    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+    make_pool: MakePool, deaf: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = server_pid()
-    os.kill(before, signal.SIGSTOP)
     monkeypatch.setattr(_server_link, "_SILENT_SECONDS", 0.0)
     pool = make_pool()
     eventually(lambda: _server_link.server._unanswered > 0)
     pool.shutdown(wait=False, cancel_futures=True)
     pool.shutdown()
     assert make_pool().submit(tasks.add, 1, 2).result(LONG_SECONDS) == 3
-    assert server_pid() != before
+    assert server_pid() != deaf
 
 
 def test_what_is_inherited_by_a_process_can_be_an_argument(make_pool: MakePool) -> None:
@@ -172,6 +190,16 @@ def test_what_the_main_module_prints_is_printed_once(tmp_path: Path) -> None:
 def test_modules_that_are_asked_for_are_there(tmp_path: Path) -> None:
     body = """
 multiprocessing.set_forkserver_preload(['__main__', 'wave'])
+with deadpool.Deadpool(1) as pool:
+    print(pool.submit(eval, "'wave' in __import__('sys').modules").result())
+    """
+    assert run_main(tmp_path, "", body) == ("True\n", "")
+
+
+def test_as_many_modules_may_be_asked_for_as_there_are(tmp_path: Path) -> None:
+    body = """
+names = [f"no_module_{number:0100}" for number in range(2000)]
+multiprocessing.set_forkserver_preload(['__main__', *names, 'wave'])
 with deadpool.Deadpool(1) as pool:
     print(pool.submit(eval, "'wave' in __import__('sys').modules").result())
     """
@@ -305,31 +333,78 @@ def test_nothing_is_left_in_it_of_pools_that_ended(make_pool: MakePool) -> None:
     eventually(lambda: children.read_text() == "")
 
 
-def test_a_stopped_server_is_replaced_while_the_pool_lives(
-    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_that_is_stopped_is_continued(make_pool: MakePool) -> None:
     before = server_pid()
-    monkeypatch.setattr(_server_link, "_SILENT_SECONDS", 0.0)
     os.kill(before, signal.SIGSTOP)
-    pool = make_pool(worker_start_timeout=0.5)
-    eventually(lambda: pool.submit(os.getpid).exception() is None)
+    assert make_pool().submit(tasks.add, 1, 2).result(LONG_SECONDS) == 3
+    assert server_pid() == before
+
+
+def test_one_that_refuses_again_and_again_is_replaced(make_pool: MakePool) -> None:
+    before = server_pid()
+    taken = {int(entry.name) for entry in Path(f"/proc/{before}/fd").iterdir()}
+    free = [fd for fd in range(len(taken) + 5) if fd not in taken]
+    # A request brings four descriptors, and a process that was forked is another.
+    resource.prlimit(before, resource.RLIMIT_NOFILE, (free[4], free[4]))
+    assert make_pool().submit(tasks.add, 1, 2).result(LONG_SECONDS) == 3
     assert server_pid() != before
 
 
-def test_a_stopped_zygote_is_replaced(make_pool: MakePool) -> None:
+def test_a_stopped_server_is_replaced_while_the_pool_lives(
+    make_pool: MakePool, deaf: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_server_link, "_SILENT_SECONDS", 0.0)
+    pool = make_pool(worker_start_timeout=0.5)
+    eventually(lambda: pool.submit(os.getpid).exception() is None)
+    assert server_pid() != deaf
+
+
+def test_a_zygote_that_is_stopped_is_continued(make_pool: MakePool, start_method: str) -> None:
+    pool = make_pool(mp_context=start_method)
+    for _ in range(3):
+        assert pool.submit(hostile.stop_parent).result(LONG_SECONDS) == "stopped"
+        pool.submit(os._exit, 1).exception(LONG_SECONDS)
+        assert pool.submit(tasks.add, 1, 2).result(LONG_SECONDS) == 3
+    begun = time.monotonic()
+    pool.shutdown()
+    assert time.monotonic() - begun < 5
+
+
+def test_a_zygote_that_stays_stopped_is_replaced(make_pool: MakePool) -> None:
     pool = make_pool(2, worker_start_timeout=0.5)
     zygote = pool.submit(os.getppid).result()
     eventually(lambda: all(worker.state == "idle" for worker in pool.workers()))
     workers = [worker.pid for worker in pool.workers()]
-    os.kill(zygote, signal.SIGSTOP)
-    pool.submit(os._exit, 1).exception()
-    pool.submit(os._exit, 1).exception()
-    eventually(lambda: pool.submit(os.getppid).exception() is None)
-    assert pool.submit(os.getppid).result() != zygote
-    begun = time.monotonic()
-    pool.shutdown()
-    assert time.monotonic() - begun < 5
+    with kept_stopped(zygote):
+        pool.submit(os._exit, 1).exception()
+        pool.submit(os._exit, 1).exception()
+        eventually(lambda: pool.submit(os.getppid).exception() is None)
+        assert pool.submit(os.getppid).result() != zygote
+        begun = time.monotonic()
+        pool.shutdown()
+        assert time.monotonic() - begun < 5
     reap_orphans(pid for pid in workers if pid is not None)
+
+
+@contextlib.contextmanager
+def kept_stopped(pid: int) -> Iterator[None]:
+    """Keep a process from running, whoever lets it go on."""
+    # What another process traces, and has stopped, SIGCONT does not continue.
+    code = """
+import ctypes, os, sys
+ctypes.CDLL(None).ptrace(16, int(sys.argv[1]), None, None)
+os.waitpid(int(sys.argv[1]), 0)
+print("stopped", flush=True)
+sys.stdin.read()
+"""
+    command = [sys.executable, "-S", "-c", code, str(pid)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as tracer:
+        assert tracer.stdout is not None
+        if tracer.stdout.readline() != "stopped\n":
+            pytest.skip("this process may not trace another")
+        yield
+        tracer.communicate()
 
 
 def test_what_the_main_module_leaves_running_ends_with_the_parent(tmp_path: Path) -> None:

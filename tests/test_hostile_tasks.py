@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
 import tempfile
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +13,17 @@ from typing import Any
 import hostile
 import pytest
 import tasks
+from control_groups import control_group
 from pools import MakePool
-from processes import run_script
+from processes import (
+    LONG_SECONDS,
+    await_death,
+    await_pid,
+    await_pids,
+    kill_session,
+    run_script,
+    start_script,
+)
 
 import deadpool
 
@@ -109,6 +116,20 @@ def test_what_it_raises_is_told(
     assert pool.submit(tasks.getpid).result(20) == pid
 
 
+def test_a_task_that_becomes_another_program(
+    make_pool: MakePool, start_method: str, tmp_path: Path
+) -> None:
+    pool = make_pool(2, mp_context=start_method)
+    marks = [tmp_path / "first", tmp_path / "second"]
+    futures = [pool.submit(hostile.become_another_program, mark) for mark in marks]
+    for future, mark in zip(futures, marks, strict=True):
+        # Its process lives on, and only its connection tells.
+        error = future.exception(20)
+        assert isinstance(error, deadpool.ProcessError), error
+        await_death(await_pids(mark))
+    check_pool(pool)
+
+
 def test_a_long_chain_of_causes(pool: deadpool.Deadpool) -> None:
     assert isinstance(pool.submit(hostile.raise_deep, 3000).exception(30), KeyError)
     check_pool(pool)
@@ -162,32 +183,67 @@ def test_a_full_temporary_directory(
 
 @pytest.fixture
 def small_group() -> Iterator[Path]:
-    """A control group whose processes may use 64 MiB of memory."""
-    limit_bytes = 64 << 20
-    for root, limit in (("/sys/fs/cgroup", "memory.max"), ("/sys/fs/cgroup/memory", None)):
-        group = Path(root, f"deadpool-test-{uuid.uuid4().hex}")
-        limit = limit or "memory.limit_in_bytes"
-        with contextlib.suppress(OSError):
-            group.mkdir()
-            try:
-                if not group.joinpath(limit).exists():
-                    continue
-                group.joinpath(limit).write_text(str(limit_bytes))
-                yield group
-            finally:
-                group.rmdir()
-            return
-    pytest.skip("this process may not make a control group with a memory limit")
+    """A control group whose processes may use 128 MiB of memory, and swap none of it."""
+    limit_bytes = 128 << 20
+    with control_group(
+        "memory",
+        {"memory.max": limit_bytes, "memory.swap.max": 0},
+        {"memory.limit_in_bytes": limit_bytes, "memory.swappiness": 0},
+    ) as group:
+        yield group
 
 
-def test_the_kernel_kills_for_want_of_memory(pool: deadpool.Deadpool, small_group: Path) -> None:
-    size_bytes = 512 << 20
-    future = pool.submit(hostile.join_group_and_allocate, small_group, size_bytes)
-    error = future.exception(30)
-    assert isinstance(error, deadpool.ProcessError), error
-    assert error.signal == signal.SIGKILL
-    assert error.oom_killed in (True, None)
-    check_pool(pool)
+def test_the_kernel_kills_for_want_of_memory(
+    tmp_path: Path, small_group: Path, start_method: str
+) -> None:
+    out, _ = run_script(
+        tmp_path,
+        f"""
+        import hostile
+        Path({str(small_group)!r}, "cgroup.procs").write_text(str(os.getpid()))
+        with deadpool.Deadpool(1, mp_context={start_method!r}) as pool:
+            assert pool.submit(tasks.add, 1, 1).result() == 2
+            for _ in range(2):
+                error = pool.submit(hostile.allocate, 512 << 20).exception()
+                print(type(error).__name__, error.signal, error.oom_killed)
+                assert "the kernel killed it for want of memory" in str(error)
+                print(pool.submit(tasks.add, 1, 1).result())
+            # It was not the kernel's doing, as far as can be told while it may kill elsewhere.
+            error = pool.submit(tasks.kill_itself, signal.SIGKILL).exception()
+            print(type(error).__name__, error.signal, error.oom_killed is not True)
+        """,
+    )
+    assert out == "ProcessError 9 True\n2\n" * 2 + "ProcessError 9 True\n"
+
+
+def test_the_kernel_kills_two_before_the_supervisor_looks(
+    tmp_path: Path, small_group: Path
+) -> None:
+    process = start_script(
+        tmp_path,
+        f"""
+        import hostile
+        Path({str(small_group)!r}, "cgroup.procs").write_text(str(os.getpid()))
+        pool = deadpool.Deadpool(2)
+        names = "first", "second"
+        futures = [
+            pool.submit(hostile.allocate_when_told, here / name, here / "go", 512 << 20)
+            for name in names
+        ]
+        print([future.exception().oom_killed for future in futures])
+        """,
+    )
+    with process:
+        try:
+            pids = [await_pid(tmp_path / name) for name in ("first", "second")]
+            os.kill(process.pid, signal.SIGSTOP)
+            (tmp_path / "go").touch()
+            await_death(pids, LONG_SECONDS)
+            os.kill(process.pid, signal.SIGCONT)
+            out, err = process.communicate(timeout=LONG_SECONDS)
+        finally:
+            kill_session(process)
+    assert (out, process.returncode) == ("[True, True]\n", 0), err
 
 
 def test_the_supervisor_is_never_in_the_way(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sys
 import weakref
 from pathlib import Path
 
@@ -107,6 +108,30 @@ def test_an_exit_handler_may_use_results_and_not_submit(tmp_path: Path) -> None:
     result, refusal = out.splitlines()
     assert result == "2"
     assert "cannot schedule new futures after" in refusal
+    assert err == ""
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_an_exit_handler_may_make_a_pool_where_threads_can_be_started(
+    tmp_path: Path, start_method: str, is_first: bool
+) -> None:
+    out, err = run_script(
+        tmp_path,
+        f"""
+        import atexit
+        if not {is_first}:
+            deadpool.Deadpool(1).shutdown()
+        def at_exit():
+            try:
+                with deadpool.Deadpool(1, mp_context={start_method!r}) as pool:
+                    print(pool.submit(tasks.add, 1, 1).result())
+            except RuntimeError as error:
+                print(error)
+        atexit.register(at_exit)
+        """,
+    )
+    # From 3.12 on there are no new threads then, and a pool can't be.
+    assert out == "2\n" if sys.version_info < (3, 12) else "thread" in out
     assert err == ""
 
 

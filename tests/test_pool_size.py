@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import tasks
+from control_groups import control_group
 from pools import MakePool
-from processes import await_death, await_pid, eventually, is_alive
+from processes import await_death, await_pid, eventually, is_alive, run_script
 
 import deadpool
 
@@ -49,6 +50,29 @@ def test_the_default_size_respects_affinity() -> None:
             assert len(pool.workers()) == 1
     finally:
         os.sched_setaffinity(0, allowed)
+
+
+@pytest.mark.parametrize("period_us", [50_000, 100_000])
+def test_the_default_size_respects_the_quota_of_a_control_group(
+    tmp_path: Path, period_us: int
+) -> None:
+    unified = {"cpu.max": f"{period_us} {period_us}"}
+    legacy = {"cpu.cfs_quota_us": period_us, "cpu.cfs_period_us": period_us}
+    with control_group("cpu", unified, legacy) as group:
+        out, _ = run_script(
+            tmp_path,
+            f"""
+            with deadpool.Deadpool() as pool:
+                before = len(pool.workers())
+            Path({str(group)!r}, "cgroup.procs").write_text(str(os.getpid()))
+            with deadpool.Deadpool() as pool:
+                print(before, len(pool.workers()))
+            """,
+        )
+    before, within = map(int, out.split())
+    if before == 1:
+        pytest.skip("this process has one CPU as it is")
+    assert within == 1
 
 
 def test_an_idle_pool_shrinks_and_grows_again(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import tasks
+from control_groups import control_group
 from pools import MakePool
 from processes import await_death, await_pid, await_pids, descriptors, eventually, run_script, stat
 
@@ -148,6 +149,44 @@ def test_starts_that_are_refused_are_tried_again(
         os.kill(pid, signal.SIGKILL)
         eventually(lambda: caplog.text.count("could not be started") >= 3)
     assert pool.submit(tasks.add, 1, 1).result(20) == 2
+
+
+@pytest.mark.parametrize("room", [0, 1, 2])
+def test_the_kernel_refuses_processes_and_threads(
+    tmp_path: Path, start_method: str, room: int
+) -> None:
+    """Whatever there is no room for: a zygote, a worker, or the second thread of one."""
+    limit = {"pids.max": "max"}
+    with control_group("pids", limit, limit) as group:
+        out, err = run_script(
+            tmp_path,
+            f"""
+            group = Path({str(group)!r})
+            group.joinpath("cgroup.procs").write_text(str(os.getpid()))
+            with deadpool.Deadpool(2, mp_context={start_method!r}) as pool:
+                held = pool.submit(tasks.hold, here / "begun", here / "release")
+                while {{worker.state for worker in pool.workers()}} != {{"busy", "idle"}}:
+                    time.sleep(0.001)
+                count = int(group.joinpath("pids.current").read_text())
+                # A zygote and both threads of its worker are about to go.
+                group.joinpath("pids.max").write_text(str(count - 3 + {room}))
+                (idle,) = (worker.pid for worker in pool.workers() if worker.state == "idle")
+                zygote = pool.submit(os.getppid).result()
+                os.kill(zygote, signal.SIGKILL)
+                os.kill(idle, signal.SIGKILL)
+                during = pool.submit(tasks.add, 1, 1)
+                begun = time.monotonic()
+                while not during.done() and time.monotonic() - begun < 1:
+                    time.sleep(0.001)
+                group.joinpath("pids.max").write_text("max")
+                # It could wait for the worker that was held.
+                assert during.result() == pool.submit(tasks.add, 1, 1).result() == 2
+                (here / "release").touch()
+                print(held.result() == int((here / "begun").read_text()))
+            """,
+        )
+    assert out == "True\n", err
+    assert "Resource temporarily unavailable" in err
 
 
 def parent(pid: int) -> int:

@@ -48,6 +48,10 @@ def _forget_all() -> None:
     _running.clear()
 
 
-# The standard library's own executors use it, for want of a public hook that runs this early.
-threading._register_atexit(_finish_all)  # type: ignore[attr-defined]
+try:
+    # The standard library's own executors use it, for want of a public hook that runs this early.
+    threading._register_atexit(_finish_all)  # type: ignore[attr-defined]
+except RuntimeError:
+    # The first pool is made by an exit handler, which must end it itself.
+    interpreter_is_exiting = True
 os.register_at_fork(after_in_child=_forget_all)

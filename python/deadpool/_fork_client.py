@@ -15,7 +15,7 @@ import socket
 from multiprocessing import context
 
 from . import _packets
-from ._server_link import server
+from ._server_link import preloaded, server
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,6 +52,9 @@ class Popen:
         self._fds: list[int] = []
         preparation = spawn.get_preparation_data(process._name)
         pickled = io.BytesIO()
+        # Here, since a message may not be long enough for it.
+        pickle.dump(preloaded(), pickled)
+        start = pickled.tell()
         # From now on reductions may pass descriptors, through `duplicate_for_child`.
         context.set_spawning_popen(self)  # type: ignore[arg-type]
         try:
@@ -68,8 +71,7 @@ class Popen:
             with open(os.memfd_create("deadpool-task"), "wb") as file:  # noqa: PTH123
                 file.write(pickled.getbuffer())
                 file.flush()
-                os.lseek(file.fileno(), 0, os.SEEK_SET)
-                server.ask(file.fileno(), theirs, self._fds)
+                server.ask(file.fileno(), start, theirs, self._fds)
             theirs.close()
             self.pid, self._pidfd = _await_answer(ours, wanted_fd)
 
@@ -112,6 +114,8 @@ def _await_answer(answers: socket.socket, wanted_fd: int) -> tuple[int, int]:
         raise OSError("the fork server is gone")
     pid = pickle.loads(answer)
     if isinstance(pid, str):
+        server.has_refused()
         raise OSError(f"the fork server says: {pid}")
+    server.has_forked()
     (pidfd,) = fds
     return pid, pidfd

@@ -105,15 +105,15 @@ class _Server:
             if not self._is_prepared:
                 # The main module may take its time.
                 watch = _core.ParentWatch(self._parent)
-                _prepare(task, pickle.loads(request))
+                _prepare(task)
                 watch.stop()
                 self._is_prepared = True
             with socket.socket(fileno=answer) as answers:
-                self._fork(task, answers, rest)
+                self._fork(task, pickle.loads(request), answers, rest)
             for fd in (task, *rest):
                 os.close(fd)
 
-    def _fork(self, task: int, answers: socket.socket, rest: list[int]) -> None:
+    def _fork(self, task: int, start: int, answers: socket.socket, rest: list[int]) -> None:
         try:
             pid = os.fork()
         except OSError as error:
@@ -124,7 +124,7 @@ class _Server:
             try:
                 self._control.close()
                 answers.close()
-                code = _run(task, rest, self._parent)
+                code = _run(task, start, rest, self._parent)
             except BaseException:
                 sys.excepthook(*sys.exc_info())
             finally:
@@ -148,17 +148,19 @@ class _Server:
         os.close(pidfd)
 
 
-def _prepare(task: int, preloaded: Sequence[str]) -> None:
+def _prepare(task: int) -> None:
     """Import what processes to come are going to need, as far as that works here."""
     current: Any = process.current_process()
     # So that a main module which starts processes when it is imported is told what is wrong.
     current._inheriting = True
     try:
-        for name in preloaded:
-            if name != "__main__":
-                with contextlib.suppress(ImportError):
-                    importlib.import_module(name)
+        os.lseek(task, 0, os.SEEK_SET)
         with open(task, "rb", closefd=False) as file:  # It has no path.
+            preloaded: Sequence[str] = pickle.load(file)
+            for name in preloaded:
+                if name != "__main__":
+                    with contextlib.suppress(ImportError):
+                        importlib.import_module(name)
             preparation = pickle.load(file)
         if "__main__" not in preloaded:
             preparation = {
@@ -192,11 +194,11 @@ def _answer(answers: socket.socket, answer: int | str, fds: list[int]) -> None:
         _packets.send(answers, pickle.dumps(answer), fds)
 
 
-def _run(task: int, rest: list[int], parent: int) -> int:
+def _run(task: int, start: int, rest: list[int], parent: int) -> int:
     """Run what was asked for, in the new process; return its exit code."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     tracker: Any = resource_tracker._resource_tracker
     tracker._fd, *_inherited[:] = rest
-    os.lseek(task, 0, os.SEEK_SET)
+    os.lseek(task, start, os.SEEK_SET)
     code: int = spawn._main(task, parent)
     return code

@@ -24,6 +24,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+# After so many refusals in a row a server is replaced: what it lacks, another may have.
+_MOST_REFUSALS = 3
+
 # A server that has been silent for so long with something to answer will never answer.
 _SILENT_SECONDS = 30.0
 
@@ -48,6 +51,8 @@ class _ForkServer:
         # Requests without an answer, and since when there is one.
         self._unanswered = 0
         self._silent_since = 0.0
+        # Requests that it could not carry out, since the last that it could.
+        self._refusals = 0
 
     def start(self) -> None:
         """Start it, if it does not run, and do not wait for that.
@@ -67,10 +72,11 @@ class _ForkServer:
             with contextlib.suppress(Exception):
                 self.start()
 
-    def ask(self, task: int, answer: socket.socket, fds: list[int]) -> None:
+    def ask(self, task: int, start: int, answer: socket.socket, fds: list[int]) -> None:
         """Ask for a process. Does not wait for it.
 
-        :param task: A file that holds what it is to run.
+        :param task: A file that holds what the server is to import, and what the process is to run.
+        :param start: Where in the file the second begins.
         :param answer: Where to tell of it.
         :param fds: The descriptors that it is to have.
         :raises OSError: If the server can't be started or reached.
@@ -85,9 +91,10 @@ class _ForkServer:
                 tracker = resource_tracker.getfd()
                 assert tracker is not None
                 passed = [task, answer.fileno(), tracker, *fds]
-                request = pickle.dumps(_preloaded())
+                # Somebody may have stopped it, and then all pools would wait for it.
+                self._signal(signal.SIGCONT)
                 try:
-                    _packets.send(self._control, request, passed)
+                    _packets.send(self._control, pickle.dumps(start), passed)
                 except (BrokenPipeError, ConnectionResetError):
                     # Somebody has killed it.
                     self._forget()
@@ -125,22 +132,42 @@ class _ForkServer:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._control = ours
 
+    def _signal(self, number: int) -> None:
+        if self._pidfd is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, number)
+
     def _forget(self) -> None:
         if self._control is not None:
             self._control.close()
         if self._pidfd is not None:
-            with contextlib.suppress(ProcessLookupError, ChildProcessError):
-                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            self._signal(signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
                 os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
             os.close(self._pidfd)
         self._control = self._pidfd = self.pid = None
-        self._unanswered = 0
+        self._unanswered = self._refusals = 0
 
     def has_answered(self) -> None:
         """Hear that a request was answered."""
         with self._lock:
             self._unanswered = max(self._unanswered - 1, 0)
             self._silent_since = time.monotonic()
+
+    def has_forked(self) -> None:
+        """Hear that a request was carried out."""
+        with self._lock:
+            self._refusals = 0
+
+    def has_refused(self) -> None:
+        """Hear that a request could not be carried out.
+
+        A server keeps the limits that it was started with, which this process may have left since.
+        """
+        with self._lock:
+            self._refusals += 1
+            if self._refusals >= _MOST_REFUSALS:
+                self._forget()
 
     def is_given_up(self) -> None:
         """Hear that nobody waits for the answer to a request any more.
@@ -160,7 +187,7 @@ class _ForkServer:
         if self._pidfd is not None:
             os.close(self._pidfd)
         self._control = self._pidfd = self.pid = None
-        self._unanswered = 0
+        self._unanswered = self._refusals = 0
 
 
 server = _ForkServer()
@@ -187,7 +214,7 @@ def _executable() -> bytes:
     return os.fsencode(executable)
 
 
-def _preloaded() -> list[str]:
+def preloaded() -> list[str]:
     """Return the modules that the fork server is to import; see ``set_forkserver_preload``."""
     module = sys.modules.get("multiprocessing.forkserver")
     if module is None:

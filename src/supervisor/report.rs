@@ -1,9 +1,16 @@
 //! What is said of a worker that died.
 
+use std::time::Duration;
+
 use crate::outcome::{Cause, DeathReport, ExitStatus, Failure, Outcome};
+use crate::sys::clock;
 use crate::sys::oom::OomWatch;
+use crate::time::Time;
 
 use super::remote::Remote;
+
+/// For how long a kill that was counted may still be that of a worker which was not asked about yet.
+const SAME_SHORTAGE: Duration = Duration::from_secs(1);
 
 /// The end of a task in a pool that failed.
 pub(super) fn pool_failed(reason: &str) -> Outcome {
@@ -22,18 +29,32 @@ pub(super) struct OomVerdict {
 struct Counter {
     watch: OomWatch,
     seen: Option<u64>,
+    // Kills that explain no death so far, and when they were seen.
+    unexplained: u64,
+    since: Time,
 }
 
 impl Counter {
     fn new(watch: OomWatch) -> Self {
-        Self { seen: watch.count(), watch }
+        Self { seen: watch.count(), watch, unexplained: 0, since: clock::now() }
     }
 
-    /// Whether it went up since this was asked last.
-    fn has_moved(&mut self) -> Option<bool> {
+    /// Whether it counts a kill that may be this death and explains none before it.
+    ///
+    /// Several workers may be killed before one of them is asked about.
+    fn explains_one(&mut self, now: Time) -> Option<bool> {
         let count = self.watch.count()?;
         let before = self.seen.replace(count)?;
-        Some(count > before)
+        if now.since(self.since) > SAME_SHORTAGE {
+            self.unexplained = 0;
+        }
+        if count > before {
+            self.unexplained += count - before;
+            self.since = now;
+        }
+        let explains = self.unexplained > 0;
+        self.unexplained = self.unexplained.saturating_sub(1);
+        Some(explains)
     }
 }
 
@@ -47,7 +68,8 @@ impl OomVerdict {
     fn judge(&mut self, exit: ExitStatus) -> Option<bool> {
         match exit {
             ExitStatus::Signal(libc::SIGKILL) => {
-                match (self.ours.has_moved()?, self.machine.has_moved()) {
+                let now = clock::now();
+                match (self.ours.explains_one(now)?, self.machine.explains_one(now)) {
                     (true, _) => Some(true),
                     // The task may have moved to a cgroup of its own, or it was somebody else.
                     (false, Some(true)) => None,
@@ -76,4 +98,30 @@ pub(super) fn describe(outcome: &mut Outcome, remote: &mut Remote, oom: &mut Oom
     let seen = remote.rss_bytes.or_else(|| remote.page().rss_bytes());
     let rss_bytes = seen.max(remote.peak_rss_bytes);
     failure.report = Some(DeathReport { pid, exit, rss_bytes, oom_killed, stack });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn each_kill_that_was_counted_explains_one_death() {
+        let path = std::env::temp_dir().join(format!("deadpool-oom-{}", std::process::id()));
+        let counted =
+            |count: u64| write!(File::create(&path).unwrap(), "oom_kill {count}").unwrap();
+        counted(7);
+        let watch = OomWatch::of_file(File::open(&path).unwrap());
+        let mut counter = Counter::new(watch);
+        let now = clock::now();
+        let mut at = |milliseconds| counter.explains_one(now + Duration::from_millis(milliseconds));
+        assert_eq!(at(0), Some(false));
+        counted(9);
+        assert_eq!([at(10), at(20), at(30)], [Some(true), Some(true), Some(false)]);
+        counted(11);
+        assert_eq!([at(40), at(2000)], [Some(true), Some(false)]);
+        std::fs::remove_file(path).unwrap();
+    }
 }

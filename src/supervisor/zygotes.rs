@@ -4,7 +4,7 @@
 //! at once, so its socket can't be full and nothing here ever has to wait for it.
 
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use crate::child::protocol::{self, Report, Request};
 use crate::error::Result;
@@ -51,6 +51,18 @@ impl Zygote {
         self.control.as_fd()
     }
 
+    /// All descriptors that are kept of it, those of workers that it was not asked for yet among them.
+    ///
+    /// A fork that kept a worker's end of a socket would hide that the worker has closed its own.
+    pub fn descriptors(&self) -> impl Iterator<Item = i32> {
+        let process = self.process.as_ref().map(PidFd::as_fd);
+        let ends = self
+            .waiting
+            .iter()
+            .flat_map(|(_, ends)| [ends.socket.as_fd(), ends.page.as_fd(), ends.control.as_fd()]);
+        [self.control.as_fd()].into_iter().chain(process).chain(ends).map(|fd| fd.as_raw_fd())
+    }
+
     /// Its process has been started. Returns what tells of its end, or `None` if that has come.
     pub fn launched(&mut self, pid: u32) -> Option<BorrowedFd<'_>> {
         self.process = PidFd::open(pid).ok();
@@ -90,6 +102,9 @@ impl Zygote {
     /// be sent.
     pub fn flush(&mut self, extra: [BorrowedFd<'_>; 2]) -> Vec<(WorkerId, String)> {
         let mut failed = Vec::new();
+        if self.is_ready && !self.waiting.is_empty() {
+            self.resume();
+        }
         while self.is_ready && self.under_way.len() < UNDER_WAY {
             let Some((worker, ends)) = self.waiting.pop_front() else { break };
             let fds =
@@ -130,6 +145,7 @@ impl Zygote {
 
     /// Have it end, with everything below it.
     pub fn dismiss(&self) {
+        self.resume();
         // A zygote that can't be told is told by its socket, or is gone.
         let _ = self.send(&Request::Exit, &[]);
     }
@@ -138,6 +154,13 @@ impl Zygote {
     pub fn kill(&self) {
         if let Some(process) = &self.process {
             let _ = process.signal(libc::SIGKILL);
+        }
+    }
+
+    /// Let it go on, if a task or somebody else has stopped it: all workers to come wait for it.
+    fn resume(&self) {
+        if let Some(process) = &self.process {
+            let _ = process.signal(libc::SIGCONT);
         }
     }
 

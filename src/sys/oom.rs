@@ -47,6 +47,12 @@ impl OomWatch {
         Self { counter: File::open("/proc/vmstat").ok() }
     }
 
+    /// Watches a file that looks like the kernel's.
+    #[cfg(test)]
+    pub fn of_file(counter: File) -> Self {
+        Self { counter: Some(counter) }
+    }
+
     /// How many processes were killed for memory so far; `None` where that can't be known.
     ///
     /// Doesn't block.

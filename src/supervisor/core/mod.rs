@@ -319,7 +319,7 @@ impl<S: Send + Sync + 'static> Core<S> {
         for remote in self.remotes.0.values() {
             fds.extend(remote.descriptors());
         }
-        fds.extend(self.zygotes.values().map(|zygote| zygote.control().as_raw_fd()));
+        fds.extend(self.zygotes.values().flat_map(Zygote::descriptors));
         fds
     }
 
