@@ -24,6 +24,9 @@ pub struct PoolConfig {
     pub max_workers: usize,
     /// So many workers that run short tasks do for all that can be submitted.
     pub enough_brisk: usize,
+    /// Workers that may be on their way to a process at the same time: more gain nothing, and where they
+    /// fail all of them do.
+    pub starts_at_once: usize,
     /// How many workers an idle pool keeps.
     pub min_workers: usize,
     /// After how many tasks a worker is replaced.
@@ -48,6 +51,9 @@ impl PoolConfig {
         if self.max_workers == 0 {
             return Err(Error::Config("max_workers must be greater than 0".into()));
         }
+        if self.starts_at_once == 0 {
+            return Err(Error::Config("starts_at_once must be greater than 0".into()));
+        }
         if self.max_tasks_per_child == Some(0) {
             return Err(Error::Config("max_tasks_per_child must be >= 1".into()));
         }
@@ -67,6 +73,7 @@ impl Default for PoolConfig {
         Self {
             max_workers: 1,
             enough_brisk: ENOUGH_BRISK,
+            starts_at_once: 32,
             min_workers: 1,
             max_tasks_per_child: None,
             idle_timeout: Duration::from_millis(200),

@@ -156,6 +156,7 @@ class PoolBase:
         max_tasks_per_child: int | None,
         max_backlog: int | None,
         zygote_each: bool,
+        starts_at_once: int,
         serializer: Any,
         kill_on_cancel: bool,
         kill_grace_period: float,

@@ -166,6 +166,7 @@ class Deadpool(  # type: ignore[misc]  # submit() takes more than the base class
             max_tasks_per_child=max_tasks_per_child,
             max_backlog=max_backlog or None,
             zygote_each=method.zygote_each,
+            starts_at_once=method.starts_at_once,
             serializer=serializer,
             kill_on_cancel=bool(kill_on_cancel),
             kill_grace_period=kill_grace_period,

@@ -16,7 +16,7 @@ from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from types import SimpleNamespace
 
-from . import _environ, _exit, _fork, _fork_client, _server_link, _worker
+from . import _core, _environ, _exit, _fork, _fork_client, _server_link, _worker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,6 +31,9 @@ _EXIT_SECONDS = 10.0
 
 # More descriptors than are taken by any start of a process.
 _START_DESCRIPTORS = 24
+
+# Workers that may be on their way to a process, where that takes little.
+_MOST_STARTS = 32
 
 # How often it is looked whether a zygote has ended, where it can't tell.
 _LOOK_SECONDS = 0.01
@@ -59,6 +62,15 @@ class StartMethod(SimpleNamespace):
         spawn each is a fresh interpreter, under fork each is a copy of the parent as it is then.
         """
         return self.name != "forkserver"
+
+    @property
+    def starts_at_once(self) -> int:
+        """How many workers may be on their way to a process at the same time.
+
+        Under spawn each is an interpreter that starts, and more of them than processors would only
+        keep the first from being ready.
+        """
+        return _core.available_cpus() if self.name == "spawn" else _MOST_STARTS
 
     @property
     def starts_first(self) -> bool:

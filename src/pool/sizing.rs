@@ -11,10 +11,6 @@ use crate::worker::{Phase, Sent, WorkerId};
 
 use super::{Pool, Step};
 
-/// Workers that may be on their way to a process at the same time: more gain nothing, and where they
-/// fail all of them do.
-const UNBORN_LIMIT: usize = 32;
-
 const FIRST_DELAY: Duration = Duration::from_millis(10);
 const LAST_DELAY: Duration = Duration::from_secs(5);
 
@@ -82,7 +78,7 @@ impl<B> Pool<B> {
             return;
         }
         // Where one could not be started, no more than one is risked next.
-        let at_once = if self.backoff.failures > 0 { 1 } else { UNBORN_LIMIT };
+        let at_once = if self.backoff.failures > 0 { 1 } else { self.config.starts_at_once };
         for _ in 0..wanted.min(at_once.saturating_sub(self.census.unborn)) {
             self.owed = self.owed.saturating_sub(1);
             self.start_worker(step);

@@ -205,7 +205,7 @@ impl PoolBase {
 
     /// Start the supervisor; returns what the completer and the launcher run.
     #[pyo3(signature = (
-        *, future_class, max_workers, min_workers, max_tasks_per_child, max_backlog, zygote_each, serializer,
+        *, future_class, max_workers, min_workers, max_tasks_per_child, max_backlog, zygote_each, starts_at_once, serializer,
         kill_on_cancel, kill_grace_period, worker_idle_timeout, worker_start_timeout, fail_on_initializer_error,
         environ, propagates
     ))]
@@ -223,6 +223,7 @@ impl PoolBase {
         max_tasks_per_child: Option<u64>,
         max_backlog: Option<usize>,
         zygote_each: bool,
+        starts_at_once: usize,
         serializer: &Bound<'_, PyAny>,
         kill_on_cancel: bool,
         kill_grace_period: &Bound<'_, PyAny>,
@@ -237,6 +238,7 @@ impl PoolBase {
         super::install_logger(py)?;
         let pool = PoolConfig {
             max_workers,
+            starts_at_once,
             min_workers,
             max_tasks_per_child,
             idle_timeout: duration("worker_idle_timeout", worker_idle_timeout)?,

@@ -238,10 +238,11 @@ fn configs() -> impl Strategy<Value = PoolConfig> {
     let max_tasks = prop_oneof![2 => Just(None), 1 => (1u64..8).prop_map(Some)];
     let idle = prop_oneof![Just(ms(200)), Just(ms(0)), Just(ms(1))];
     let grace = prop_oneof![Just(ms(1000)), Just(ms(0)), Just(ms(50))];
-    (1usize..5, 1usize..5, 0usize..5, max_tasks, idle, grace, any::<bool>()).prop_map(
+    (1usize..5, 1usize..5, 1usize..5, 0usize..5, max_tasks, idle, grace, any::<bool>()).prop_map(
         |(
             max_workers,
             enough_brisk,
+            starts_at_once,
             min_workers,
             max_tasks_per_child,
             idle_timeout,
@@ -251,6 +252,7 @@ fn configs() -> impl Strategy<Value = PoolConfig> {
             PoolConfig {
                 max_workers,
                 enough_brisk,
+                starts_at_once,
                 min_workers: min_workers.min(max_workers),
                 max_tasks_per_child,
                 idle_timeout,

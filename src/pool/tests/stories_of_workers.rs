@@ -134,6 +134,17 @@ fn starts_back_off_from_10_ms_doubling_to_5_s() {
 }
 
 #[test]
+fn no_more_workers_are_on_their_way_than_may_be_at_once() {
+    let mut sim = Sim::new(PoolConfig { starts_at_once: 2, ..of_size(5, 5) });
+    let mut alive = Vec::new();
+    for id in 1..=5 {
+        alive.push(sim.pool.workers.len());
+        sim.fork(w(id));
+    }
+    assert_eq!(alive, [2, 3, 4, 5, 5]);
+}
+
+#[test]
 fn so_many_starts_at_a_time_and_the_next_when_one_is_a_process() {
     let mut sim = Sim::new(of_size(100, 0));
     assert_eq!(sim.pool.workers.len(), 32);
