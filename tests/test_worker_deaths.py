@@ -210,6 +210,24 @@ def test_retries_run_it_again(pool: deadpool.Deadpool, tmp_path: Path) -> None:
     assert pool.submit(tasks.die_once, tmp_path / "marker", deadpool_retries=1).result() == "lived"
 
 
+def test_a_future_tells_of_the_process_that_runs_it_again(
+    pool: deadpool.Deadpool, begun: Path
+) -> None:
+    called: list[int | None] = []
+    future = pool.submit(tasks.begin_and, begun, time.sleep, 3600, deadpool_retries=1)
+    future.add_pid_callback(lambda future: called.append(future.pid))
+    first = await_pid(begun)
+    eventually(lambda: called == [first])
+    begun.unlink()
+    os.kill(first, signal.SIGKILL)
+    second = await_pid(begun)
+    eventually(lambda: future.pid == second)
+    assert future.running()
+    future.cancel_and_kill_if_running()
+    assert called == [first]
+    await_death([second])
+
+
 def test_retries_have_an_end(pool: deadpool.Deadpool, tmp_path: Path) -> None:
     log = tmp_path / "log"
     error = failure(pool.submit(tasks.count_and_die, log, deadpool_retries=3))

@@ -71,7 +71,10 @@ class FutureBase:
         """
 
     def add_pid_callback(self, fn: Callable[[Future], object]) -> None:
-        """Call ``fn(future)`` when the task starts, or now if it has; its ``pid`` is known then."""
+        """Call ``fn(future)`` when the task starts, or now if it has; its ``pid`` is known then.
+
+        Once: where a task is run again after its worker died, ``pid`` changes and nothing is called.
+        """
 
     def set_running_or_notify_cancel(self) -> bool: ...
     def set_result(self, result: Any) -> None: ...

@@ -6,14 +6,14 @@ use crate::outcome::{Cause, Failure, Outcome};
 use crate::task::{TaskId, TaskSpec};
 use crate::worker::{Sent, WorkerId};
 
-use super::{Pool, Record, Step};
+use super::{Pool, Record, Step, Watch};
 
 impl<B> Pool<B> {
     pub(super) fn submit(&mut self, spec: TaskSpec, baggage: B, step: &mut Step<'_, B>) {
         self.counters.tasks_received += 1;
         self.newest = self.newest.max(spec.id);
-        let record =
-            Record { spec, baggage, place: None, deaths: 0, launched: false, watched: false };
+        let watch = Watch::Unwanted;
+        let record = Record { spec, baggage, place: None, deaths: 0, launched: false, watch };
         self.tasks.insert(spec.id, record);
         if self.terminated || self.shutdown.is_some_and(|mode| mode >= Shutdown::CancelWaiting) {
             // It was on its way while the pool was being closed.
@@ -69,7 +69,7 @@ impl<B> Pool<B> {
             return;
         };
         let limits = record.spec.limits;
-        let watched = record.watched;
+        let watched = record.watch == Watch::Wanted;
         let Some((sent, first)) = self.update(id, |worker| {
             let sent = Sent { task, seq: worker.next_seq, limits, watched };
             worker.next_seq = worker.next_seq.wrapping_add(1);
@@ -217,10 +217,11 @@ impl<B> Pool<B> {
         if let Some((id, seq)) = place
             && step.claims.started(id, seq).is_some()
         {
+            record.watch = Watch::Told;
             step.act(Action::Began { task, worker: id });
             return;
         }
-        record.watched = true;
+        record.watch = Watch::Wanted;
         if let Some((id, seq)) = place {
             self.update(id, |worker| {
                 if let Some(sent) = worker.queue.iter_mut().find(|sent| sent.seq == seq) {

@@ -7,7 +7,7 @@ use crate::task::TaskId;
 use crate::time::Time;
 use crate::worker::{Phase, Sent, WorkerId};
 
-use super::{Pool, Step};
+use super::{Pool, Step, Watch};
 
 impl<B> Pool<B> {
     pub(super) fn finished(
@@ -121,6 +121,9 @@ impl<B> Pool<B> {
         let (deaths, retries) = (record.deaths, record.spec.limits.retries);
         let closing = self.shutdown.is_some_and(|mode| mode >= Shutdown::CancelWaiting);
         if deaths <= retries && !closing {
+            if record.watch == Watch::Told {
+                record.watch = Watch::Wanted;
+            }
             step.log(
                 log::Level::Info,
                 format!(
@@ -140,8 +143,10 @@ impl<B> Pool<B> {
 
     /// A task has begun: tell who watches it, if that was not told before.
     pub(super) fn tell_begun(&mut self, task: TaskId, id: WorkerId, step: &mut Step<'_, B>) {
-        let watched = self.tasks.get_mut(&task).map(|record| &mut record.watched);
-        if watched.is_some_and(std::mem::take) {
+        if let Some(record) = self.tasks.get_mut(&task)
+            && record.watch == Watch::Wanted
+        {
+            record.watch = Watch::Told;
             step.act(Action::Began { task, worker: id });
         }
     }

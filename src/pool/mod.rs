@@ -78,7 +78,16 @@ struct Record<B> {
     // How often it began on a worker that then died.
     deaths: u32,
     launched: bool,
-    watched: bool,
+    watch: Watch,
+}
+
+/// Whether somebody is to be told when a task begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Watch {
+    Unwanted,
+    Wanted,
+    /// It was told of this start; there may be another if the worker dies.
+    Told,
 }
 
 /// What every step of the policy works with.

@@ -189,15 +189,16 @@ impl Sim {
 
     /// Somebody is told that a task began.
     pub fn check_began(&mut self, task: TaskId, worker: WorkerId) {
-        let begun = self
-            .world
-            .starts
-            .get(&task)
-            .is_some_and(|starts| starts.iter().any(|start| start.worker == worker));
-        assert!(begun, "{task:?} is said to have begun");
+        let starts = self.world.starts.get(&task).map_or(&[][..], Vec::as_slice);
+        assert_eq!(
+            starts.last().map(|start| start.worker),
+            Some(worker),
+            "{task:?} is said to have begun"
+        );
+        let begun = starts.len();
         let known = self.tasks.get_mut(&task).expect("a task that was submitted");
-        assert!(known.watched && !known.told && known.end.is_none(), "{known:?} is told of");
-        known.told = true;
+        assert!(known.watched && known.told < begun && known.end.is_none(), "{known:?} is told of");
+        known.told = begun;
     }
 
     /// A worker may only be sent home with empty hands.
@@ -274,7 +275,7 @@ impl Sim {
                 Some(End::Cancelled | End::InitializerFailed | End::NotStarted)
             );
             assert!(
-                !known.watched || known.told || !ran || self.starts_of(*task) == 0,
+                !known.watched || !ran || known.told == self.starts_of(*task),
                 "nobody was told of {task:?}"
             );
         }

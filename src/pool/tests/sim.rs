@@ -61,7 +61,8 @@ pub struct Known {
     pub submitted: Time,
     pub given_up: bool,
     pub watched: bool,
-    pub told: bool,
+    /// How often it had begun when its watcher was told last.
+    pub told: usize,
     pub over_memory: bool,
     pub end: Option<End>,
     pub ended: Time,
@@ -164,7 +165,7 @@ impl Sim {
             submitted: self.now(),
             given_up: false,
             watched: false,
-            told: false,
+            told: 0,
             over_memory: false,
             end: None,
             ended: Time::default(),

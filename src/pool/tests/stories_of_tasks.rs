@@ -335,6 +335,31 @@ fn whoever_watches_is_told_once_that_a_task_began() {
 }
 
 #[test]
+fn whoever_watches_is_told_of_each_start_of_a_task_that_is_tried_again() {
+    for watched_before in [true, false] {
+        let mut sim = Sim::ready(of_size(2, 2));
+        let task = sim.submit(1, with_retries(1));
+        if watched_before {
+            sim.watch(task);
+        }
+        let first = sim.place_of(task).unwrap();
+        sim.begin(first);
+        if !watched_before {
+            sim.watch(task);
+        }
+        sim.pass(ms(1));
+        sim.die(first);
+        sim.reap(first);
+        let second = sim.place_of(task).unwrap();
+        sim.begin(second);
+        sim.pass(ms(1));
+        assert_eq!(sim.count(|did| did == Did::Began(task)), 2);
+        sim.finish(second);
+        assert_eq!(sim.end_of(task), Some(End::Returned));
+    }
+}
+
+#[test]
 fn a_stopped_worker_can_not_keep_a_task_that_it_has_not_begun() {
     let mut sim = Sim::ready(of_size(2, 2));
     let task = sim.submit_plain();
