@@ -136,12 +136,18 @@ def descriptors() -> Counter[str]:
     return found
 
 
+def maps() -> int:
+    """Return how many mappings of pools' shared memory this process has."""
+    return Path("/proc/self/maps").read_text().count("/memfd:deadpool")
+
+
 class Leaks:
     """What is there before a test, to be compared with what is there after it."""
 
     def __init__(self) -> None:
         self._processes = tree(os.getpid())
         self._descriptors = descriptors()
+        self._maps = maps()
 
     def check(self) -> None:
         """Fail if anything is left."""
@@ -161,6 +167,7 @@ class Leaks:
                 left.append(f"process {pid} {found}: {command_line(pid)}")
         more = descriptors() - self._descriptors
         left += [f"{count} descriptors of {what}" for what, count in more.items()]
+        left += ["a mapping of shared memory"] * (maps() - self._maps)
         return left
 
     def _reap_orphan(self, pid: int, found: Stat) -> bool:
