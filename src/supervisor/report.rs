@@ -114,9 +114,9 @@ mod tests {
             |count: u64| write!(File::create(&path).unwrap(), "oom_kill {count}").unwrap();
         counted(7);
         let watch = OomWatch::of_file(File::open(&path).unwrap());
-        let mut counter = Counter::new(watch);
+        let mut kills = Counter::new(watch);
         let now = clock::now();
-        let mut at = |milliseconds| counter.explains_one(now + Duration::from_millis(milliseconds));
+        let mut at = |milliseconds| kills.explains_one(now + Duration::from_millis(milliseconds));
         assert_eq!(at(0), Some(false));
         counted(9);
         assert_eq!([at(10), at(20), at(30)], [Some(true), Some(true), Some(false)]);
