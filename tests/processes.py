@@ -136,12 +136,18 @@ def descriptors() -> Counter[str]:
     return found
 
 
+def maps() -> int:
+    """Return how many mappings of pools' shared memory this process has."""
+    return Path("/proc/self/maps").read_text().count("/memfd:deadpool")
+
+
 class Leaks:
     """What is there before a test, to be compared with what is there after it."""
 
     def __init__(self) -> None:
         self._processes = tree(os.getpid())
         self._descriptors = descriptors()
+        self._maps = maps()
 
     def check(self) -> None:
         """Fail if anything is left."""
@@ -161,6 +167,7 @@ class Leaks:
                 left.append(f"process {pid} {found}: {command_line(pid)}")
         more = descriptors() - self._descriptors
         left += [f"{count} descriptors of {what}" for what, count in more.items()]
+        left += ["a mapping of shared memory"] * (maps() - self._maps)
         return left
 
     def _reap_orphan(self, pid: int, found: Stat) -> bool:
@@ -172,8 +179,12 @@ class Leaks:
         return False
 
 
-def write_script(directory: Path, body: str) -> Path:
-    """Write a script whose main module can be imported by its workers."""
+def write_script(directory: Path, body: str, head: str = "") -> Path:
+    """Write a script whose main module can be imported by its workers.
+
+    :param body: What it does, and those who import it do not.
+    :param head: What both do.
+    """
     path = directory / "script.py"
     path.write_text(
         "import os, signal, sys, threading, time, warnings\n"
@@ -184,16 +195,19 @@ def write_script(directory: Path, body: str) -> Path:
         "import deadpool, tasks\n"
         # A shell that runs the tests in the background has SIGINT ignored, and so have its children.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "def main(here):\n"
+        + textwrap.dedent(head)
+        + "\ndef main(here):\n"
         + textwrap.indent(textwrap.dedent(body), "    ")
         + "\nif __name__ == '__main__':\n    main(Path(sys.argv[1]))\n"
     )
     return path
 
 
-def start_script(directory: Path, body: str, **options: Any) -> subprocess.Popen[str]:
+def start_script(
+    directory: Path, body: str, *, head: str = "", **options: Any
+) -> subprocess.Popen[str]:
     """Start a script in a new session; it finds the directory as ``here``."""
-    command = [sys.executable, str(write_script(directory, body)), str(directory)]
+    command = [sys.executable, str(write_script(directory, body, head)), str(directory)]
     return subprocess.Popen(
         command,
         start_new_session=True,
@@ -204,9 +218,9 @@ def start_script(directory: Path, body: str, **options: Any) -> subprocess.Popen
     )
 
 
-def run_script(directory: Path, body: str) -> tuple[str, str]:
+def run_script(directory: Path, body: str, *, head: str = "") -> tuple[str, str]:
     """Run a script to its good end, and return what it printed."""
-    with start_script(directory, body) as process:
+    with start_script(directory, body, head=head) as process:
         try:
             out, err = process.communicate(timeout=40)
         except BaseException:

@@ -100,6 +100,13 @@ def strike_once(how: str, marker: Path) -> None:
         strike(how)
 
 
+def note_and_strike(how: str, marker: Path) -> None:
+    """Tell that it comes to it, and strike."""
+    with marker.open("a") as file:
+        file.write("struck\n")
+    strike(how)
+
+
 def strike_amid_a_frame(how: str) -> None:
     """Strike when the first part of a large result was written to the connection."""
     connection = _connection()
@@ -120,5 +127,5 @@ def _connection() -> socket.socket:
     raise LookupError("no connection to the pool")
 
 
-def strike_at_exit(how: str) -> None:
-    atexit.register(strike, how)
+def strike_at_exit(how: str, marker: Path) -> None:
+    atexit.register(note_and_strike, how, marker)

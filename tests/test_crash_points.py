@@ -13,7 +13,15 @@ import pytest
 import strikes
 import tasks
 from pools import MakePool
-from processes import await_death, await_path, kill_session, reap_orphans, start_script, tree
+from processes import (
+    await_death,
+    await_path,
+    kill_session,
+    reap_orphans,
+    run_script,
+    start_script,
+    tree,
+)
 from strikes import WAYS
 
 import deadpool
@@ -85,16 +93,57 @@ def test_in_the_initializer(
 @pytest.mark.parametrize("how", WAYS)
 @pytest.mark.parametrize("place", ["finalizer", "exit handler"])
 def test_at_the_end_of_a_worker(
-    make_pool: MakePool, start_method: str, place: str, how: str
+    make_pool: MakePool, start_method: str, place: str, how: str, tmp_path: Path
 ) -> None:
+    marker = tmp_path / "struck"
     options: dict[str, Any] = {"kill_grace_period": 0.05}
     if place == "finalizer":
-        options |= {"finalizer": strikes.strike, "finalargs": (how,)}
+        options |= {"finalizer": strikes.note_and_strike, "finalargs": (how, marker)}
     else:
-        options |= {"initializer": strikes.strike_at_exit, "initargs": (how,)}
+        options |= {"initializer": strikes.strike_at_exit, "initargs": (how, marker)}
     pool = make_pool(mp_context=start_method, max_tasks_per_child=1, **options)
     assert [pool.submit(tasks.add, 1, number).result(20) for number in range(2)] == [1, 2]
     pool.shutdown()
+    # Both workers came to it, and a third that had run nothing may have.
+    assert marker.read_text().count("struck\n") >= 2
+
+
+@pytest.mark.parametrize("how", WAYS)
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+@pytest.mark.parametrize("once", [True, False], ids=["once", "always"])
+def test_in_the_import_of_the_main_module(
+    tmp_path: Path, method: str, how: str, once: bool
+) -> None:
+    """Whoever imports it, a fork server or a zygote; a fork imports nothing."""
+    body = f"""
+    import strikes
+    from pathlib import Path
+    marker = Path({str(tmp_path / "struck")!r})
+    if __name__ != "__main__":
+        if {once}:
+            strikes.strike_once({how!r}, marker)
+        else:
+            strikes.note_and_strike({how!r}, marker)
+    """
+    out, _ = run_script(
+        tmp_path,
+        f"""
+        from deadpool import _fork_client
+        # A main module may take its time; here it has no more.
+        _fork_client._SILENT_SECONDS = 0.5
+        seconds = {3.0 if how == "hang" else 300.0}
+        with deadpool.Deadpool(1, mp_context={method!r}, worker_start_timeout=seconds) as pool:
+            futures = [pool.submit(tasks.add, 1, number) for number in range(3)]
+            ends = {{type(future.exception(30)) for future in futures}}
+            print(*sorted(end.__name__ for end in ends))
+        """,
+        head=body,
+    )
+    assert (tmp_path / "struck").exists()
+    if once:
+        assert out == "NoneType\n"
+    else:
+        assert out == "ProcessError\n"
 
 
 # In the parent: what it raises arrives where it belongs, and stops nobody else.

@@ -70,7 +70,7 @@ def test_the_pool_goes_on(
     make_pool: MakePool, start_method: str, function: Callable[[], str]
 ) -> None:
     if start_method == "fork" and function in TO_DESCRIPTORS:
-        pytest.skip("a fork has all that this process has, and would do it to that")
+        pytest.skip("a fork would do it to what this process has; see the test in a process apart")
     pool = make_pool(mp_context=start_method)
     # It may succeed, or cost its worker.
     assert isinstance(pool.submit(function).exception(20), (type(None), deadpool.ProcessError))
@@ -78,6 +78,25 @@ def test_the_pool_goes_on(
         # Its worker works, and what the next task may have is what this one left.
         pool.clear_workers()
     check_pool(pool)
+
+
+@pytest.mark.parametrize("function", TO_DESCRIPTORS, ids=lambda function: function.__name__)
+def test_the_pool_of_a_process_that_forks_goes_on(
+    tmp_path: Path, function: Callable[[], str]
+) -> None:
+    out, _ = run_script(
+        tmp_path,
+        f"""
+        import hostile, test_hostile_tasks
+        with deadpool.Deadpool(1, mp_context="fork") as pool:
+            for _ in range(3):
+                error = pool.submit(hostile.{function.__name__}).exception(20)
+                assert isinstance(error, (type(None), deadpool.ProcessError)), error
+                test_hostile_tasks.check_pool(pool)
+            print("goes on")
+        """,
+    )
+    assert out == "goes on\n"
 
 
 @pytest.mark.parametrize("function", HOSTILE, ids=lambda function: function.__name__)

@@ -31,6 +31,8 @@ TREES: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     "session": (tasks.start_session, ()),
     "daemon": (tasks.start_daemon, ()),
     "stopped": (hostile.start_stopped_tree, ()),
+    "sibling": (hostile.start_sibling, ()),
+    "other user": (hostile.start_as_other_user, ()),
     "zombies": (hostile.start_zombies, (50,)),
     "forking": (hostile.keep_forking, ()),
 }
@@ -87,7 +89,7 @@ def test_nothing_survives(
     eventually(lambda: not others(), ORPHAN_SECONDS)
 
 
-@pytest.mark.parametrize("kind", ["stopped", "zombies", "forking"])
+@pytest.mark.parametrize("kind", ["stopped", "sibling", "zombies", "forking"])
 @pytest.mark.parametrize("method", START_METHODS)
 def test_nothing_survives_a_killed_parent(tmp_path: Path, method: str, kind: str) -> None:
     function, arguments = TREES[kind]

@@ -42,6 +42,7 @@ class Injector:
             "kill": (10, self._kill),
             "stop": (3, self._stop),
             "zygote": (1, self._kill_zygote),
+            "stop_zygote": (0.7, self._stop_zygote),
             "starve_zygote": (0.7, self._starve_zygote),
             "fork_server": (0.5, self._kill_fork_server),
             "tracker": (0.5, self._kill_tracker),
@@ -113,6 +114,15 @@ class Injector:
             self._model.family_killed = self._model.zygote_killed = True
             signal.pidfd_send_signal(process, signal.SIGKILL)
         return "zygote killed"
+
+    def _stop_zygote(self, rng: random.Random) -> str | None:
+        """Stop a zygote and leave it so: whoever needs it next has to let it go on."""
+        pid = self._zygote(rng)
+        with _handle(pid or 0) as process:
+            if process is None:
+                return None
+            signal.pidfd_send_signal(process, signal.SIGSTOP)
+        return "zygote stopped"
 
     def _starve_zygote(self, rng: random.Random) -> str | None:
         """Leave a zygote without descriptors, so that it can't make workers."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from deadpool import _server_link
 
-from ..processes import Stat, command_line, descriptors, stat, threads_of_pools, tree
+from ..processes import Stat, command_line, descriptors, maps, stat, threads_of_pools, tree
 
 # In how long everything of a pool must be gone once it has ended.
 GONE_SECONDS = 5.0
@@ -24,6 +24,7 @@ class Leftovers:
     def __init__(self) -> None:
         self._descriptors = descriptors()
         self._shared_memory = _shared_memory()
+        self._maps = maps()
 
     def check(self) -> list[str]:
         """Say what is left."""
@@ -55,6 +56,7 @@ class Leftovers:
                 left.append(f"process {pid} {found}: {command_line(pid)}")
         more = descriptors() - self._descriptors
         left += [f"{count} descriptors of {what}" for what, count in more.items()]
+        left += ["a mapping of shared memory"] * (maps() - self._maps)
         left += [f"shared memory {name}" for name in _shared_memory() - self._shared_memory]
         return left
 

@@ -43,7 +43,8 @@ class Model:
     entries: list[Entry] = field(default_factory=list)
     # Processes that the injector sent a signal which may kill.
     victims: set[int] = field(default_factory=set)
-    # A process other than a worker was killed, or starts were made to fail: whom that hits is open.
+    # A process other than a worker was killed, or starts were made to fail: tasks that no worker had
+    # may have had none to run on.
     family_killed: bool = False
     starved: bool = False
     zygote_killed: bool = False
@@ -124,7 +125,8 @@ class Model:
         if isinstance(error, deadpool.ProcessError):
             # A pool that is closed does not run again what its retries are left for.
             given_up = self.closed and order.retries > 0
-            return self.family_killed or error.pid in self.victims or self.starved or given_up
+            not_run = self.family_killed and error.pid is None
+            return not_run or error.pid in self.victims or self.starved or given_up
         return (
             self.starved
             and isinstance(error, (OSError, ImportError, MemoryError))

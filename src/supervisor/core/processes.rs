@@ -255,7 +255,12 @@ impl<S: Send + Sync + 'static> Core<S> {
         if self.zygote_each
             && let Some(zygote) = self.zygotes.remove(&remote.zygote)
         {
-            zygote.dismiss();
+            if zygote.is_ready() {
+                zygote.dismiss();
+            } else {
+                // It may hang in what it imports, and the launcher would wait for its end.
+                zygote.kill();
+            }
             self.unwatch_zygote(&zygote);
             let _ = self.launches.send(Launch::Reap(remote.zygote));
         }
