@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from pathlib import Path
 
@@ -102,6 +103,19 @@ def test_a_pool_does_not_shrink_by_default(make_pool: MakePool) -> None:
     before = ready(pool, 2)
     assert pool.submit(tasks.sleep, 0.1).result() == 0.1
     assert ready(pool, 2) == before
+
+
+def test_who_helps_a_worker_that_is_held_up_goes_and_not_that_worker(make_pool: MakePool) -> None:
+    pool = make_pool(1)
+    before = pool.submit(tasks.getpid).result()
+    os.kill(before, signal.SIGSTOP)
+    try:
+        helper = pool.submit(tasks.getpid).result()
+    finally:
+        os.kill(before, signal.SIGCONT)
+    assert helper != before
+    await_death([helper])
+    assert ready(pool, 1) == {before}
 
 
 def test_min_workers_above_max_workers(make_pool: MakePool) -> None:

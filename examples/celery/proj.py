@@ -16,8 +16,9 @@ from celery.exceptions import SoftTimeLimitExceeded
 
 HERE = Path(os.environ["DEADPOOL_EXAMPLE"])
 
-app = Celery("proj", broker="filesystem://", backend=(HERE / "results").as_uri())
+app = Celery("proj", backend="files:Backend+" + (HERE / "results").as_uri())
 app.conf.update(
+    broker_transport="files:Transport",
     worker_pool="deadpool.celery:TaskPool",
     worker_concurrency=2,
     broker_transport_options={

@@ -30,7 +30,6 @@ def run(directory: Path) -> int:
     """Send the tasks, have them run, and print how they ended."""
     import proj
 
-    # All before the worker starts: it might find a file of which only half is written.
     expected = [
         (proj.add.delay(2, 3), 5),
         (proj.work_until_told.delay(), int),

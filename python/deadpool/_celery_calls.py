@@ -7,6 +7,7 @@ any thread will do, and the pool has one for it.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import queue
 import threading
@@ -21,6 +22,11 @@ from celery.worker import state as worker_state
 from celery.worker.request import Request
 
 _logger = get_logger("deadpool.celery")
+
+# As os.eventfd_write(), which lets go of the interpreter's lock, and so loses it to the event loop that
+# it wakes: what signals would then have to ask for the lock once more, only to return.
+_eventfd_write = ctypes.PyDLL(None).eventfd_write
+_eventfd_write.argtypes = (ctypes.c_int, ctypes.c_uint64)
 
 
 class Calls(Protocol):
@@ -91,7 +97,7 @@ class HubCalls:
         with self._closing:
             # Otherwise the number could be another file's by now.
             if self._fd is not None:
-                os.eventfd_write(self._fd, 1)
+                _eventfd_write(self._fd, 1)
 
     def is_current(self) -> bool:
         """Whether the calls are made by the thread that asks; true for all that Celery does."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -100,6 +101,10 @@ class Job:
         future.add_pid_callback(self._started)
         future.add_done_callback(self._ended)
 
+    def refuse(self, error: Exception) -> None:
+        """Tell of a task that can't be submitted: it is accepted, so that it does not come again, and fails."""
+        self._calls.post(self._tell_refusal, error)
+
     @property
     def pid(self) -> int | None:
         """The process that runs or ran it; None before."""
@@ -197,6 +202,14 @@ class Job:
                 if future.pid is not None:
                     self._tell_accepted(future.pid, time.monotonic())
                 self._tell_outcome(future)
+
+    def _tell_refusal(self, error: Exception) -> None:
+        try:
+            self._on_end(self)
+        finally:
+            if not self._is_discarded:
+                self._tell_accepted(os.getpid(), time.monotonic())
+                self._tell_failure(_celery_errors.exception_info(error))
 
     def _tell_outcome(self, future: Future) -> None:
         try:

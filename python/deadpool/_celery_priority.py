@@ -7,6 +7,8 @@ from typing import Any
 
 # AMQP allows for so many.
 _HIGHEST = 255
+# More than any broker has. Whoever sends a message may write any number, and it is no reason to fail.
+_LOWEST = (1 << 32) - 1
 
 
 def from_transport(app: Any) -> Callable[[int | None], int]:
@@ -21,11 +23,15 @@ def from_transport(app: Any) -> Callable[[int | None], int]:
 
 
 def _smaller_is_higher(priority: int | None) -> int:
-    return max(priority or 0, 0)
+    return _bounded(priority or 0)
 
 
 def _larger_is_higher(priority: int | None) -> int:
-    return max(_HIGHEST - (priority or 0), 0)
+    return _bounded(_HIGHEST - (priority or 0))
+
+
+def _bounded(priority: int) -> int:
+    return min(max(priority, 0), _LOWEST)
 
 
 def of_call(args: Sequence[Any]) -> int | None:
@@ -44,5 +50,5 @@ def of_waiting(args: Sequence[Any]) -> int | None:
 def _of_delivery(info: Any) -> int | None:
     try:
         return int(info["priority"])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, OverflowError, TypeError, ValueError):
         return None

@@ -151,6 +151,10 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types.
                 deadpool_priority=self._priority(_celery_priority.of_call(args)),
                 **kwargs,
             )
+        except (TypeError, ValueError) as error:
+            # Whoever sends a message may write any limit into it, and would end the worker with one.
+            job.refuse(error)
+            return job
         except BaseException:
             self._job_ended(job)
             raise

@@ -64,7 +64,27 @@ impl<B> Pool<B> {
         let recovered = self
             .update(id, |worker| worker.suspect_until.take().is_some() && worker.queue.is_empty());
         if recovered == Some(true) {
+            self.dismiss_helper(step);
             self.became_idle(id, step);
+        }
+    }
+
+    /// Let the worker go that was started while another showed no life, now that it is one too many.
+    ///
+    /// It is the newest: what the others have loaded and connected stays, and so do their processes.
+    fn dismiss_helper(&mut self, step: &mut Step<'_, B>) {
+        if self.census.live <= self.config.max_workers + self.census.expiring {
+            return;
+        }
+        let live = self.workers.iter().filter(|(_, worker)| worker.is_live());
+        let Some(newest) = live.map(|(&id, _)| id).max() else {
+            return;
+        };
+        if self.idle.contains(&(self.workers[&newest].idle_since, newest)) {
+            self.retire(newest, step);
+        } else {
+            self.update(newest, |worker| worker.draining = true);
+            self.take_back(newest, 1, step);
         }
     }
 

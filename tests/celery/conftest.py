@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from brokers import Broker, a_rabbitmq, a_redis, filesystem, of_redis
+from brokers import Broker, a_rabbitmq, a_redis, filesystem, of_rabbitmq, of_redis
 from processes import become_subreaper
 from workers import Client, Worker
 
@@ -70,13 +70,16 @@ def client(worker: Worker) -> Client:
 
 
 @pytest.fixture
-def own_brokers(brokers: Callable[[str], Broker], own_broker: Broker) -> Callable[[str], Broker]:
+def own_brokers(
+    brokers: Callable[[str], Broker], own_broker: Broker, tmp_path: Path
+) -> Callable[[str], Broker]:
     """Return a broker with queues of this test alone."""
 
     def find(name: str) -> Broker:
         if name == "filesystem":
             return own_broker
-        return of_redis(brokers(name).config["broker_url"])
+        url = brokers(name).config["broker_url"]
+        return of_redis(url) if name == "redis" else of_rabbitmq(url, tmp_path / "results")
 
     return find
 

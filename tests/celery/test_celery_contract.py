@@ -184,6 +184,28 @@ def test_hard_limit(make: Any) -> None:
     await_death([told.value("accepted")[0]])
 
 
+@pytest.mark.parametrize("limit", [-1, float("nan"), "5", [1]], ids=str)
+@pytest.mark.parametrize("name", ["timeout", "soft_timeout"])
+def test_wrong_limit_of_a_call_is_a_failure_of_the_task(make: Any, name: str, limit: Any) -> None:
+    pool = make()
+    told = pool.run(contract_tasks.pid, **{name: limit})
+    assert told.names == ["accepted", "failed"]
+    assert f"deadpool_{name} must be" in str(told.value("failed"))
+    pool.check_thread(told)
+    # It holds no place.
+    assert pool.run(contract_tasks.pid).names == ["accepted", "done"]
+
+
+@pytest.mark.parametrize("priority", [-(2**40), 2**40, float("inf"), float("nan"), "high"])
+@pytest.mark.parametrize("broker", ["memory://", "redis://localhost"])
+def test_any_priority_of_a_message_will_do(
+    make: Any, tmp_path: Path, broker: str, priority: Any
+) -> None:
+    pool = make(broker=broker)
+    args = ("task", "id", {"delivery_info": {"priority": priority}}, tmp_path / "order")
+    assert pool.run(contract_tasks.note_call, *args).names == ["accepted", "done"]
+
+
 def test_death(make: Any) -> None:
     pool = make()
     told = pool.run(contract_tasks.die)

@@ -43,10 +43,9 @@ def test_broker_restart_under_load(start_worker: StartWorker, tmp_path: Path, na
         # Nothing had begun but those that held, so nothing else was run again.
         assert Counter(worker.lines("runs")) == {str(number): 1 for number in range(TASKS)}
         assert worker.client.run("nothing") is None
-        # What ran has gone on: no process was killed. One may have gone in peace, since a process that
-        # does not get to its task for a tenth of a second on a busy machine is given help for a while.
-        gone = set(pids).difference(worker.worker_pids())
-        assert gone <= {int(line.split()[1]) for line in worker.lines("shutdown")}
+        # What ran has gone on, and the processes are the same. A process that does not get to its task for
+        # a tenth of a second, on a busy machine, is given help; the helper goes, and not it.
+        eventually(lambda: set(worker.worker_pids()) == set(pids))
         assert worker.stop() == 0
     finally:
         server.stop()

@@ -15,8 +15,14 @@ from workers import Client, failure, get
 LATE = {"worker_prefetch_multiplier": 1}
 
 
-@pytest.fixture(params=["filesystem", "redis"])
+@pytest.fixture(params=["filesystem", "redis", "rabbitmq"])
 def any_broker(request: pytest.FixtureRequest, own_brokers: Callable[[str], Broker]) -> Broker:
+    return own_brokers(request.param)
+
+
+@pytest.fixture(params=["redis", "rabbitmq"])
+def hub_broker(request: pytest.FixtureRequest, own_brokers: Callable[[str], Broker]) -> Broker:
+    """A broker that is read in an event loop, which acknowledges in different turns of it."""
     return own_brokers(request.param)
 
 
@@ -53,34 +59,34 @@ def test_cold(start_worker: StartWorker, any_broker: Broker) -> None:
 
 
 def test_cold_gives_back_what_is_acknowledged_late(
-    start_worker: StartWorker, redis: Broker
+    start_worker: StartWorker, hub_broker: Broker
 ) -> None:
-    worker = start_worker(broker=redis)
+    worker = start_worker(broker=hub_broker)
     result = worker.client.send("sleep_late", 1, "begun", "ended")
     worker.await_lines("begun")
     worker.stop(signal.SIGQUIT, 10)
     assert worker.lines("ended") == []
-    other = start_worker(broker=redis)
+    other = start_worker(broker=hub_broker)
     assert get(result) is None
     assert len(other.lines("ended")) == 1
 
 
-def test_cold_under_load_keeps_the_promises(start_worker: StartWorker, redis: Broker) -> None:
+def test_cold_under_load_keeps_the_promises(start_worker: StartWorker, hub_broker: Broker) -> None:
     """The signal comes wherever it comes, in the pool or in Celery."""
     keys = [str(number) for number in range(300)]
     early, late = Counter[str](), set[str]()
-    client = Client(redis)
+    client = Client(hub_broker)
     with client.app.producer_pool.acquire() as producer:
         for key in keys:
             client.send("count", "early", key, producer=producer, ignore_result=True)
             client.send("count_late", "late", key, producer=producer, ignore_result=True)
     for count in (10, 25, 50):
-        worker = start_worker("-c", "2", broker=redis)
+        worker = start_worker("-c", "2", broker=hub_broker)
         worker.await_lines("early", count)
         worker.stop(signal.SIGQUIT, 10)
         early.update(worker.lines("early"))
         late.update(worker.lines("late"))
-    last = start_worker("-c", "2", broker=redis)
+    last = start_worker("-c", "2", broker=hub_broker)
     eventually(lambda: late.union(last.lines("late")) == set(keys))
     early.update(last.lines("early"))
     # What was acknowledged early may be lost where it was killed, and is never run again.

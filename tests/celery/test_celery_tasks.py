@@ -78,6 +78,12 @@ def test_hard_limit_in_c_code_that_holds_the_gil(client: Client, worker: Worker)
     assert "project.hold_the_gil TimeLimitExceeded" in worker.lines("failures")
 
 
+def test_message_with_a_wrong_limit_fails_and_harms_nobody_else(client: Client) -> None:
+    error = failure(client.send("add", 1, 1, time_limit=-1))
+    assert "deadpool_timeout must be >= 0 seconds, not -1" in str(error)
+    assert client.run("add", 1, 1) == 2
+
+
 @pytest.mark.parametrize(("task", "meaning"), [("kill_itself", "SIGKILL"), ("crash", "SIGSEGV")])
 def test_death_is_known_at_once(client: Client, task: str, meaning: str) -> None:
     began = time.monotonic()

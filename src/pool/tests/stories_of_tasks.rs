@@ -381,6 +381,37 @@ fn a_stopped_worker_can_not_keep_a_task_that_it_has_not_begun() {
 }
 
 #[test]
+fn a_worker_that_shows_life_again_stays_and_its_helper_goes() {
+    // The helper has not begun to start, starts, has nothing to do, or runs a task.
+    for stage in 0..4 {
+        let mut sim = Sim::ready(of_size(1, 1));
+        sim.submit_plain();
+        sim.finish(w(1));
+        let task = sim.submit_plain();
+        sim.pass(ms(101));
+        if stage > 0 {
+            sim.fork(w(2));
+        }
+        if stage > 1 {
+            sim.boot(w(2));
+            sim.begin(w(2));
+        }
+        if stage == 2 {
+            sim.finish(w(2));
+        }
+        sim.world.step(w(1), true);
+        sim.say_alive(w(1));
+        if stage < 2 {
+            assert_eq!(sim.place_of(task), Some(w(1)));
+            sim.begin(w(1));
+        }
+        sim.settle(Manners::Good);
+        assert_eq!(sim.end_of(task), Some(End::Returned));
+        assert_eq!(sim.alive(), [w(1)], "stage {stage}");
+    }
+}
+
+#[test]
 fn a_worker_that_never_shows_life_again_is_killed() {
     let mut sim = Sim::ready(of_size(1, 1));
     let task = sim.submit_plain();
