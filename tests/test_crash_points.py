@@ -128,9 +128,9 @@ def test_in_the_import_of_the_main_module(
     out, _ = run_script(
         tmp_path,
         f"""
-        from deadpool import _fork_client
+        from deadpool import _server_link
         # A main module may take its time; here it has no more.
-        _fork_client._SILENT_SECONDS = 0.5
+        _server_link._SILENT_SECONDS = 0.5
         seconds = {3.0 if how == "hang" else 300.0}
         with deadpool.Deadpool(1, mp_context={method!r}, worker_start_timeout=seconds) as pool:
             futures = [pool.submit(tasks.add, 1, number) for number in range(3)]

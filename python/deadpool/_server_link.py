@@ -9,6 +9,7 @@ imported here. So it imports little itself, and :mod:`multiprocessing` only wher
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import pickle
 import signal
@@ -97,6 +98,13 @@ class _ForkServer:
                     _packets.send(self._control, pickle.dumps(start), passed)
                 except (BrokenPipeError, ConnectionResetError):
                     # Somebody has killed it.
+                    self._forget()
+                except OSError as error:
+                    if error.errno not in (errno.EBADF, errno.ENOTSOCK):
+                        raise
+                    # The program has closed what was not its own, and may have something else there.
+                    self._control.detach()
+                    self._control = self._pidfd = None
                     self._forget()
                 else:
                     if self._unanswered == 0:

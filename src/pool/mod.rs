@@ -224,6 +224,11 @@ impl<B> Pool<B> {
         self.census.brisk >= self.config.enough_brisk && self.pace.is_brisk()
     }
 
+    /// Whether somebody waits for what happens next: the end of a task, or that of the pool.
+    pub fn is_awaited(&self) -> bool {
+        !self.tasks.is_empty() || self.shutdown.is_some()
+    }
+
     /// Whether the pool is closed and all of its workers are gone.
     pub fn is_terminated(&self) -> bool {
         self.terminated

@@ -82,6 +82,7 @@ impl Completer {
 
     /// Returns whether there may be more.
     fn complete(
+        &self,
         py: Python<'_>,
         completion: Completion<PySide>,
         observer: &Observer<'_, '_>,
@@ -101,6 +102,11 @@ impl Completer {
             }
             Completion::Sync(done) => drop(done),
             Completion::Terminated => return false,
+            Completion::Deserted => {
+                // Without its thread, which nobody could wait for.
+                self.supervisor.lock().unwrap_or_else(PoisonError::into_inner).take();
+                return false;
+            }
         }
         true
     }
@@ -123,9 +129,9 @@ impl Completer {
         let mut goes_on = true;
         while goes_on {
             let Ok(first) = py.detach(|| self.completions.recv()) else { break };
-            goes_on = Self::complete(py, first, &observer);
+            goes_on = self.complete(py, first, &observer);
             for next in self.completions.try_iter().take(BATCH) {
-                goes_on &= Self::complete(py, next, &observer);
+                goes_on &= self.complete(py, next, &observer);
             }
         }
         // Futures may be kept for long, and with them what pickled their calls.

@@ -21,6 +21,7 @@ mod zygotes;
 
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::sys::poller::Events;
 
@@ -30,6 +31,9 @@ pub use shared::{Command, Completion, Launch, Shared, Submission, WorkerReport};
 
 /// Descriptors handled in one turn; more wait for the next.
 const EVENTS_A_TURN: usize = 256;
+
+/// How long nothing may be heard, while somebody waits, before it is looked whether anything can be.
+const DEAFNESS_LIMIT: Duration = Duration::from_secs(1);
 
 /// Run a pool until it has terminated.
 ///
@@ -54,12 +58,25 @@ fn turn_until_terminated<S: Send + Sync + 'static>(shared: &Arc<Shared<S>>) {
             shared.end();
             return;
         }
-        core.publish();
+        if core.publish().is_err() {
+            drop(life);
+            return shared.lose_descriptors();
+        }
         shared.publish_rest(core);
-        let (poller, may_sleep) = (core.poller(), core.may_sleep());
+        let (poller, may_sleep, is_awaited) = (core.poller(), core.may_sleep(), core.is_awaited());
         drop(life);
-        let heard = if may_sleep { poller.wait(&mut events) } else { poller.poll(&mut events) };
-        heard.expect("the poller and its buffer are valid, and interruptions are retried");
+        let heard = match (may_sleep, is_awaited) {
+            (false, _) => poller.poll(&mut events),
+            (true, true) => poller.wait_at_most(DEAFNESS_LIMIT, &mut events),
+            (true, false) => poller.wait(&mut events),
+        };
+        // A wait that had begun goes on when its descriptors are closed, and the next shows it.
+        let heard = heard.and_then(|()| {
+            if events.is_empty() && is_awaited { poller.poll(&mut events) } else { Ok(()) }
+        });
+        if heard.is_err() {
+            return shared.lose_descriptors();
+        }
         shared.awake();
     }
 }

@@ -14,6 +14,7 @@ use crate::handle::TaskHandle;
 use crate::outcome::{ExitStatus, Outcome};
 use crate::payload::Payload;
 use crate::stats::Statistics;
+use crate::sys::fork_guard;
 use crate::sys::poller::Poller;
 use crate::sys::waker::Waker;
 use crate::task::{TaskId, TaskSpec};
@@ -94,6 +95,8 @@ pub enum Completion<S> {
     Sync(Sender<()>),
     /// There will be nothing more.
     Terminated,
+    /// There will be nothing more, and the supervisor's thread may sleep on for ever.
+    Deserted,
 }
 
 /// Something for the launcher, which starts processes through Python.
@@ -160,6 +163,9 @@ pub struct Shared<S> {
     life: Mutex<Life<S>>,
     failed: OnceLock<String>,
     ended: AtomicBool,
+    has_lost_descriptors: AtomicBool,
+    // The process that has the supervisor: a fork of it has not.
+    generation: u32,
     // What is posted after the end is found here.
     leftover: Receiver<Command<S>>,
 }
@@ -202,6 +208,8 @@ impl<S: Send + Sync + 'static> Shared<S> {
             life: Mutex::new(Life::Running(Box::new(core))),
             failed: OnceLock::new(),
             ended: AtomicBool::new(false),
+            has_lost_descriptors: AtomicBool::new(false),
+            generation: fork_guard::generation(),
             leftover,
         };
         Ok((Arc::new(shared), completed, launching))
@@ -227,12 +235,15 @@ impl<S: Send + Sync + 'static> Shared<S> {
             && core.can_take_over()
         {
             let taken = panic::catch_unwind(AssertUnwindSafe(|| {
-                core.take_over(submission);
+                let published = core.take_over(submission);
                 self.publish_rest(core);
+                published
             }));
             drop(life);
-            if let Err(cause) = taken {
-                self.fail(&panic_text(cause.as_ref()));
+            match taken {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => self.lose_descriptors(),
+                Err(cause) => self.fail(&panic_text(cause.as_ref())),
             }
             return Vec::new();
         }
@@ -283,13 +294,19 @@ impl<S: Send + Sync + 'static> Shared<S> {
         let mut life = self.lock();
         if let Life::Running(core) = &*life {
             let ended = Life::Ended(core.statistics());
-            drop(std::mem::replace(&mut *life, ended));
+            let core = std::mem::replace(&mut *life, ended);
+            if self.has_lost_descriptors.load(Ordering::SeqCst) {
+                // Their numbers may mean something else by now, which is not ours to close.
+                std::mem::forget(core);
+            }
         }
         drop(life);
         self.ended.store(true, Ordering::SeqCst);
         self.deliver(self.refuse_leftover());
         let _ = self.launches.send(Launch::Stop);
-        let _ = self.completions.send(Completion::Terminated);
+        let is_deaf = self.has_lost_descriptors.load(Ordering::SeqCst);
+        let last = if is_deaf { Completion::Deserted } else { Completion::Terminated };
+        let _ = self.completions.send(last);
     }
 
     fn wake_if(&self, wanted: impl Fn(u8) -> bool) {
@@ -300,8 +317,11 @@ impl<S: Send + Sync + 'static> Shared<S> {
     }
 
     fn wake(&self) {
-        if let Some(waker) = self.waker.upgrade() {
-            waker.wake();
+        if let Some(waker) = self.waker.upgrade()
+            && !waker.wake()
+            && self.generation == fork_guard::generation()
+        {
+            self.lose_descriptors();
         }
     }
 
@@ -360,7 +380,8 @@ impl<S: Send + Sync + 'static> Shared<S> {
         // What comes after the end is for `end` to refuse, while there is somebody to settle it.
         if !core.is_terminated() {
             core.catch_up();
-            core.publish();
+            // If it can't be made visible, the supervisor will find out, or who wakes it.
+            let _ = core.publish();
             if self.rest.load(Ordering::SeqCst) != rest::AWAKE {
                 self.publish_rest(core);
             }
@@ -397,7 +418,9 @@ impl<S: Send + Sync + 'static> Shared<S> {
 
     /// End everything with a message: the supervisor can't go on.
     pub(super) fn fail(&self, reason: &str) {
-        let _ = self.failed.set(reason.to_owned());
+        if self.failed.set(reason.to_owned()).is_err() {
+            return; // Whoever noticed it first does the rest.
+        }
         self.gate.close();
         let message = format!("the supervisor failed: {reason}");
         let _ = self.completions.send(Completion::Log(log::Level::Error, message));
@@ -405,7 +428,16 @@ impl<S: Send + Sync + 'static> Shared<S> {
             // What it holds may be half changed; each part is tried for itself.
             let _ = panic::catch_unwind(AssertUnwindSafe(|| core.abandon(reason)));
         }
-        self.wake();
+        if let Some(waker) = self.waker.upgrade() {
+            waker.wake();
+        }
         self.end();
+    }
+
+    /// End everything: the program has closed descriptors that were not its own, and there is nothing
+    /// left by which anything could be heard of.
+    pub(super) fn lose_descriptors(&self) {
+        self.has_lost_descriptors.store(true, Ordering::SeqCst);
+        self.fail("the program has closed the pool's descriptors");
     }
 }

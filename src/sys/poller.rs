@@ -1,6 +1,7 @@
 //! Waiting for many fds at once: level-triggered epoll.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -126,6 +127,12 @@ impl Poller {
     /// **Blocks** until at least one watched fd is ready, however long that takes.
     pub fn wait(&self, events: &mut Events) -> Result<()> {
         self.wait_for(events, EpollTimeout::NONE)
+    }
+
+    /// Waits until something is ready, or so long.
+    pub fn wait_at_most(&self, limit: Duration, events: &mut Events) -> Result<()> {
+        let timeout = EpollTimeout::try_from(limit).unwrap_or(EpollTimeout::MAX);
+        self.wait_for(events, timeout)
     }
 
     /// Gets what is ready now, if anything is. Doesn't block.

@@ -34,15 +34,18 @@ impl Waker {
         Ok(Self { fd })
     }
 
-    /// Wakes the poller. Can't fail visibly; async-signal-safe.
-    pub fn wake(&self) {
+    /// Wakes the poller; async-signal-safe. False if somebody has closed the fd, or has something else
+    /// under its number.
+    pub fn wake(&self) -> bool {
         // A signal handler must leave errno as it was.
         let errno = Errno::last_raw();
         let one = 1_u64.to_ne_bytes();
-        // SAFETY: the buffer is valid for its length and the fd is open. The only error of a
-        // non-blocking eventfd is EAGAIN from a full counter, and then it is readable already.
-        unsafe { libc::write(self.fd.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+        // SAFETY: the buffer is valid for its length. The only error of a non-blocking eventfd that is
+        // open is EAGAIN from a full counter, and then it is readable already.
+        let written = unsafe { libc::write(self.fd.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+        let is_awake = written == 8 || Errno::last() == Errno::EAGAIN;
         Errno::set_raw(errno);
+        is_awake
     }
 
     /// Makes the waker unreadable until the next [`wake`](Self::wake).

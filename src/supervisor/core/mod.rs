@@ -188,10 +188,14 @@ impl<S: Send + Sync + 'static> Core<S> {
     }
 
     /// Hand over a task in the thread that submits it. The supervisor sleeps meanwhile.
-    pub(super) fn take_over(&mut self, submission: Submission<S>) {
+    ///
+    /// # Errors
+    ///
+    /// If the timer is not there any more.
+    pub(super) fn take_over(&mut self, submission: Submission<S>) -> Result<()> {
         self.obey(Command::Submit(submission));
         self.settle();
-        self.publish();
+        self.publish()
     }
 
     /// Whether a task that is submitted now would go to a worker at once.
@@ -212,20 +216,30 @@ impl<S: Send + Sync + 'static> Core<S> {
     }
 
     /// Make the outcome of a turn visible.
-    pub(super) fn publish(&mut self) {
+    ///
+    /// # Errors
+    ///
+    /// If the timer is not there any more; one of our own takes every instant.
+    pub(super) fn publish(&mut self) -> Result<()> {
         self.flush_outboxes();
         let leaving = self.leaving.iter().map(|&(at, _)| at).min();
         let next = [self.pool.next_timer(), leaving].into_iter().flatten().min();
         if next != self.armed {
             self.armed = next;
-            self.timer.arm(next).expect("a timer of our own takes every instant");
+            self.timer.arm(next)?;
         }
         self.gate.call();
+        Ok(())
     }
 
     /// Whether there is nothing to do before the next event.
     pub(super) fn may_sleep(&self) -> bool {
         self.inbox.is_empty() && self.unfinished.is_empty()
+    }
+
+    /// Whether somebody waits for what the pool does next.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.pool.is_awaited()
     }
 
     /// The last words of a pool that has terminated.
@@ -238,7 +252,7 @@ impl<S: Send + Sync + 'static> Core<S> {
                 zygote.kill();
             }
         }
-        self.publish();
+        let _ = self.publish();
     }
 
     /// End everything: the supervisor can't go on.
