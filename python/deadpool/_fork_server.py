@@ -140,8 +140,10 @@ class _Server:
             return
         except OSError as error:
             # There are no descriptors left: nobody could wait for it.
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
                 os.kill(pid, signal.SIGKILL)
+                # This process may be the next to be killed, and would leave a zombie to its parent.
+                os.waitpid(pid, 0)
             _answer(answers, f"could not fork: {type(error).__name__}: {error}", [])
             return
         _answer(answers, pid, [pidfd])
