@@ -172,6 +172,8 @@ pub enum Action<B> {
     },
     /// Kill a worker's tree.
     Kill(WorkerId),
+    /// Have whoever is to make a worker's process go on, if somebody has stopped it.
+    Nudge(WorkerId),
     /// Collect the results that a worker has written, without waiting to be told.
     Collect(WorkerId),
     /// Look at the memory of a worker's tree.

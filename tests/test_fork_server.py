@@ -9,6 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -371,6 +372,34 @@ def test_a_zygote_that_is_stopped_is_continued(make_pool: MakePool, start_method
     begun = time.monotonic()
     pool.shutdown()
     assert time.monotonic() - begun < 5
+
+
+def keep_stopped(pid: int, seconds: float) -> None:
+    """Stop a process again and again, so that it is stopped after it was told to go on."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(0.001)
+
+
+def test_a_zygote_that_is_stopped_after_it_was_asked_is_continued(make_pool: MakePool) -> None:
+    pool = make_pool(1)
+    zygote = pool.submit(os.getppid).result()
+    stopper = threading.Thread(target=keep_stopped, args=(zygote, 0.5))
+    stopper.start()
+    (worker,) = pool.workers()
+    assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGKILL)
+    stopper.join()
+    assert pool.submit(os.getppid).result(LONG_SECONDS) == zygote
+
+
+def test_one_that_is_stopped_after_it_was_asked_is_continued(make_pool: MakePool) -> None:
+    stopper = threading.Thread(target=keep_stopped, args=(server_pid(), 0.5))
+    stopper.start()
+    pool = make_pool(1)
+    stopper.join()
+    assert pool.submit(tasks.add, 1, 2).result(LONG_SECONDS) == 3
 
 
 def test_a_zygote_that_stays_stopped_is_replaced(make_pool: MakePool) -> None:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+# How often a server that is waited for is told to go on.
+_NUDGE_SECONDS = 1.0
+
 # More do not fit into one message, beside the request's own.
 _MOST_DESCRIPTORS = 240
 
@@ -104,7 +107,10 @@ def _await_answer(answers: socket.socket, wanted_fd: int) -> tuple[int, int]:
     poll = select.poll()
     poll.register(answers, select.POLLIN)
     poll.register(wanted_fd, 0)
-    ready = {fd for fd, _ in poll.poll()}
+    while not (found := poll.poll(_NUDGE_SECONDS * 1000)):
+        # It may have been stopped after it was asked.
+        server.resume()
+    ready = {fd for fd, _ in found}
     if answers.fileno() not in ready:
         server.is_given_up()
         raise NotWantedError("it is not wanted any more")

@@ -156,6 +156,11 @@ class _ForkServer:
         self._control = self._pidfd = self.pid = None
         self._unanswered = self._refusals = 0
 
+    def resume(self) -> None:
+        """Let it go on, if somebody has stopped it."""
+        with self._lock:
+            self._signal(signal.SIGCONT)
+
     def has_answered(self) -> None:
         """Hear that a request was answered."""
         with self._lock:

@@ -9,6 +9,7 @@ use crate::payload::Payload;
 use crate::time::Time;
 use crate::worker::{Phase, Worker, WorkerId};
 
+use super::looking::NUDGE_INTERVAL;
 use super::stopping::name;
 use super::{Pool, Step};
 
@@ -23,7 +24,7 @@ impl<B> Pool<B> {
         let worker = Worker::starting(step.now, until);
         self.census.add(&worker, self.config.max_tasks_per_child);
         self.workers.insert(id, worker);
-        self.timers.arm(Wake::Worker(id), until);
+        self.timers.arm(Wake::Worker(id), until.min(step.now + NUDGE_INTERVAL));
         step.act(Action::Start(id));
     }
 

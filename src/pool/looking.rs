@@ -16,6 +16,9 @@ pub(super) const AHEAD_LIMIT: Duration = Duration::from_millis(2);
 /// How often it is looked whether a watched task has begun.
 pub(super) const WATCH_INTERVAL: Duration = Duration::from_micros(500);
 
+/// How often whoever is to make a worker's process is told to go on.
+pub(super) const NUDGE_INTERVAL: Duration = Duration::from_secs(1);
+
 /// How long a worker has to begin the task it was sent before the task goes elsewhere.
 const BEGIN_LIMIT: Duration = Duration::from_millis(100);
 
@@ -63,6 +66,9 @@ impl<B> Pool<B> {
                 let until = *until;
                 if until <= step.now {
                     self.start_timed_out(id, step);
+                } else if worker.pid.is_none() {
+                    step.act(Action::Nudge(id));
+                    self.timers.arm(Wake::Worker(id), until.min(step.now + NUDGE_INTERVAL));
                 } else {
                     self.timers.arm(Wake::Worker(id), until);
                 }

@@ -158,7 +158,7 @@ impl Zygote {
     }
 
     /// Let it go on, if a task or somebody else has stopped it: all workers to come wait for it.
-    fn resume(&self) {
+    pub fn resume(&self) {
         if let Some(process) = &self.process {
             let _ = process.signal(libc::SIGCONT);
         }

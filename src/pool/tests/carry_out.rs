@@ -72,6 +72,7 @@ impl Sim {
                 self.world.process(id).killed = true;
                 Did::Kill(id)
             }
+            Action::Nudge(id) => Did::Nudge(id),
             Action::Collect(id) => {
                 let ring = std::mem::take(&mut self.world.process(id).ring);
                 self.due.extend(

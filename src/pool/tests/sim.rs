@@ -46,6 +46,7 @@ pub enum Did {
     InterruptAgain(WorkerId),
     Signal(WorkerId, i32),
     Kill(WorkerId),
+    Nudge(WorkerId),
     Collect(WorkerId),
     Sample(WorkerId),
     End(TaskId, End),

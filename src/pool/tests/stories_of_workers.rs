@@ -134,6 +134,19 @@ fn starts_back_off_from_10_ms_doubling_to_5_s() {
 }
 
 #[test]
+fn whoever_is_to_make_a_process_is_told_to_go_on_until_it_has() {
+    let mut sim = Sim::new(of_size(1, 1));
+    sim.pass(ms(3500));
+    assert_eq!(sim.count(|did| did == Did::Nudge(w(1))), 3);
+    sim.fork(w(1));
+    sim.pass(ms(10_000));
+    assert_eq!(sim.count(|did| did == Did::Nudge(w(1))), 3);
+    sim.boot(w(1));
+    sim.settle(Manners::Good);
+    sim.check_at_rest();
+}
+
+#[test]
 fn no_more_workers_are_on_their_way_than_may_be_at_once() {
     let mut sim = Sim::new(PoolConfig { starts_at_once: 2, ..of_size(5, 5) });
     let mut alive = Vec::new();

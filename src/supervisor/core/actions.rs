@@ -45,6 +45,7 @@ impl<S: Send + Sync + 'static> Core<S> {
                 self.with_remote(worker, |remote| remote.signal(signal));
             }
             Action::Kill(id) => self.kill(id),
+            Action::Nudge(id) => self.nudge(id),
             Action::Collect(id) => self.collect(id),
             Action::Sample { worker, seq, limit_bytes } => self.sample(worker, seq, limit_bytes),
             Action::End { baggage, outcome, worker } => self.end(baggage, outcome, worker),

@@ -219,6 +219,14 @@ impl<S: Send + Sync + 'static> Core<S> {
         }
     }
 
+    /// Let the zygote of a worker that has no process go on: it may have been stopped after it was asked.
+    pub(super) fn nudge(&self, id: WorkerId) {
+        let waits = self.remotes.0.get(&id).filter(|remote| remote.process.is_none());
+        if let Some(zygote) = waits.and_then(|remote| self.zygotes.get(&remote.zygote)) {
+            zygote.resume();
+        }
+    }
+
     fn unwatch_zygote(&self, zygote: &Zygote) {
         let _ = self.poller.remove(zygote.control());
         if let Some(process) = zygote.process() {
