@@ -13,9 +13,8 @@ const RETIRE_GRACE_PERIODS: u32 = 10;
 /// What it has at least: no grace before a kill does not mean that it may not go in peace.
 const LEAST_RETIRE_TIME: Duration = Duration::from_secs(1);
 
-/// A submit takes about 4 µs, so 16 workers have run what was submitted when each of its tasks takes 62 µs;
-/// twice as many leave room for tasks that wait instead of computing.
-const ENOUGH_BRISK: usize = 32;
+/// A submit takes 4 µs at least, so eight workers keep up with one process when each of its tasks takes 31 µs.
+const ENOUGH_BRISK: usize = 8;
 
 /// The settings that the policy reads.
 #[derive(Clone, Debug)]

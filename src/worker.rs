@@ -19,8 +19,8 @@ pub const CLAIM_ENTRIES: u32 = 64;
 /// How much work is sent ahead: tasks that together take about this long.
 const AHEAD: Duration = Duration::from_millis(1);
 
-/// The window of a worker whose last task was short: no longer than 62 µs.
-const BRISK_WINDOW: usize = 16;
+/// The window of a worker whose last tasks were short: no longer than 31 µs.
+const BRISK_WINDOW: usize = MAX_WINDOW;
 
 /// Identity of a worker, unique within its pool and never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
