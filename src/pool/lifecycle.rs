@@ -65,15 +65,16 @@ impl<B> Pool<B> {
         let recovered = self
             .update(id, |worker| worker.suspect_until.take().is_some() && worker.queue.is_empty());
         if recovered == Some(true) {
-            self.dismiss_helper(step);
+            self.dismiss_helper(id, step);
             self.became_idle(id, step);
         }
     }
 
-    /// Let the worker go that was started while another showed no life, now that it is one too many.
+    /// Let the worker go that was started while this one showed no life, now that it is one too many.
     ///
-    /// It is the newest: what the others have loaded and connected stays, and so do their processes.
-    fn dismiss_helper(&mut self, step: &mut Step<'_, B>) {
+    /// It is the newest: what the others have loaded and connected stays, and so do their processes. Where
+    /// the newest has taken over more than this one has done in its life, it is this one that goes.
+    fn dismiss_helper(&mut self, recovered: WorkerId, step: &mut Step<'_, B>) {
         if self.census.live <= self.config.max_workers + self.census.expiring {
             return;
         }
@@ -81,6 +82,11 @@ impl<B> Pool<B> {
         let Some(newest) = live.map(|(&id, _)| id).max() else {
             return;
         };
+        let helper = &self.workers[&newest];
+        let taken_over = helper.tasks_done + helper.queue.len() as u64;
+        if taken_over > self.workers[&recovered].tasks_done {
+            return;
+        }
         if self.idle.contains(&(self.workers[&newest].idle_since, newest)) {
             self.retire(newest, step);
         } else {

@@ -412,6 +412,21 @@ fn a_worker_that_shows_life_again_stays_and_its_helper_goes() {
 }
 
 #[test]
+fn a_worker_that_has_done_nothing_leaves_its_place_to_the_helper_that_took_over() {
+    let mut sim = Sim::ready(of_size(1, 1));
+    sim.submit_plain();
+    // The next start is held back a little, since this one has come to nothing so far.
+    sim.pass(ms(150));
+    sim.fork(w(2));
+    sim.boot(w(2));
+    sim.begin(w(2));
+    sim.world.step(w(1), true);
+    sim.say_alive(w(1));
+    sim.settle(Manners::Good);
+    assert_eq!(sim.alive(), [w(2)]);
+}
+
+#[test]
 fn a_worker_that_never_shows_life_again_is_killed() {
     let mut sim = Sim::ready(of_size(1, 1));
     let task = sim.submit_plain();
