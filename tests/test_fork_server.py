@@ -309,6 +309,26 @@ print(pool.submit(abs, -1).result())
     assert out == "True\n1\n"
 
 
+def test_one_that_can_not_be_watched_is_not_left_behind(tmp_path: Path) -> None:
+    body = """
+from deadpool import _server_link
+open_pidfd = os.pidfd_open
+def refuse(pid):
+    raise OSError(24, "no descriptors")
+os.pidfd_open = refuse
+_server_link.server.start_early()
+os.pidfd_open = open_pidfd
+print(_server_link.server.pid)
+try:
+    os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG)
+except ChildProcessError:
+    print("no child")
+with deadpool.Deadpool(1) as pool:
+    print(pool.submit(abs, -1).result())
+    """
+    assert run_main(tmp_path, "", body) == ("None\nno child\n1\n", "")
+
+
 def test_nobody_is_warned_of_it(tmp_path: Path) -> None:
     body = """
 import warnings

@@ -128,10 +128,15 @@ class _ForkServer:
                 child = subprocess.Popen(  # noqa: S603  # It is the interpreter that runs this.
                     command, pass_fds=[theirs.fileno()], restore_signals=False
                 )
-                # It is this object that waits for it, in `_forget`.
-                child.returncode = 0
+                try:
+                    self._pidfd = os.pidfd_open(child.pid)
+                except BaseException:
+                    child.kill()
+                    child.wait()
+                    raise
                 self.pid = child.pid
-                self._pidfd = os.pidfd_open(child.pid)
+                # `_forget` waits for it by its pidfd; so that `Popen` does not, nor warns of it.
+                child.returncode = 0
             except BaseException:
                 # Without its other end the server does not stay.
                 ours.close()

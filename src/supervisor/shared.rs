@@ -303,6 +303,7 @@ impl<S: Send + Sync + 'static> Shared<S> {
         drop(life);
         self.ended.store(true, Ordering::SeqCst);
         self.deliver(self.refuse_leftover());
+        // Where the completer or the launcher has ended already, nobody needs to be told.
         let _ = self.launches.send(Launch::Stop);
         let is_deaf = self.has_lost_descriptors.load(Ordering::SeqCst);
         let last = if is_deaf { Completion::Deserted } else { Completion::Terminated };

@@ -160,6 +160,7 @@ impl Zygote {
     /// Let it go on, if a task or somebody else has stopped it: all workers to come wait for it.
     pub fn resume(&self) {
         if let Some(process) = &self.process {
+            // That it is gone will be told by its pidfd.
             let _ = process.signal(libc::SIGCONT);
         }
     }

@@ -252,6 +252,7 @@ impl<S: Send + Sync + 'static> Core<S> {
                 zygote.kill();
             }
         }
+        // There is nothing more to wait for, and so no timer that had to be set.
         let _ = self.publish();
     }
 
