@@ -11,6 +11,7 @@ import signal
 import socket
 import struct
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,34 @@ def strike(how: str) -> None:
 
 
 WAYS = ("SIGKILL", "SIGSEGV", "os._exit", "sys.exit", "exception", "hang")
+
+
+# What hangs in the parent goes on when this is set.
+released = threading.Event()
+
+
+def hang_in(pid: int) -> None:
+    """Hang if this is that process, until it is released."""
+    if os.getpid() == pid:
+        assert released.wait(60)
+
+
+class HangsUnpickled:
+    """Hangs one process that unpickles it."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    def __reduce__(self) -> Any:
+        return hang_in, (self.pid,)
+
+
+class HangsPickled(HangsUnpickled):
+    """Hangs one process that pickles it."""
+
+    def __reduce__(self) -> Any:
+        hang_in(self.pid)
+        return int, ()
 
 
 class StrikesUnpickled:

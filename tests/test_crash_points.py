@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -185,6 +186,36 @@ def test_callbacks_in_the_parent(
     assert future.result(20) == int(await_path(begun))
     assert later.wait(20)
     check_pool(pool)
+
+
+@pytest.mark.parametrize("place", ["pickling", "unpickling", "done-callback", "pid-callback"])
+def test_a_hang_in_the_parent(make_pool: MakePool, start_method: str, place: str) -> None:
+    pool = make_pool(2, mp_context=start_method)
+    pid = os.getpid()
+    strikes.released.clear()
+
+    def act() -> None:
+        if place == "pickling":
+            future = pool.submit(tasks.identity, strikes.HangsPickled(pid))
+        elif place == "unpickling":
+            future = pool.submit(strikes.HangsUnpickled, pid)
+        else:
+            future = pool.submit(tasks.nothing)
+            name = "add_done_callback" if place == "done-callback" else "add_pid_callback"
+            getattr(future, name)(lambda _: strikes.hang_in(pid))
+        future.result(60)
+
+    thread = threading.Thread(target=act)
+    thread.start()
+    try:
+        # Deadlines hold meanwhile, and others have their results.
+        timed = pool.submit(time.sleep, 3600, deadpool_timeout=0.2)
+        assert isinstance(timed.exception(20), deadpool.TimeoutError)
+        check_pool(pool)
+    finally:
+        strikes.released.set()
+        thread.join(60)
+    assert not thread.is_alive()
 
 
 @pytest.mark.parametrize("how", DEADLY)
