@@ -91,7 +91,7 @@ def run_cargo(session: nox.Session, *args: str) -> None:
 def interpreter(session: nox.Session) -> str:
     """Return the interpreter below the session's environment, whose path outlives it."""
     code = "import sys; print(getattr(sys, '_base_executable', sys.executable))"
-    out = session.run("python", "-c", code, silent=True)
+    out = session.run_install("python", "-c", code, silent=True)
     return str(out).strip()
 
 
@@ -109,7 +109,9 @@ def wheel(session: nox.Session) -> str:
     if not list(out.glob("*.whl")):
         session.install("maturin>=1.9.4,<2")
         build = ["build", "--release", "--locked", "--interpreter", python, "--out", str(out)]
-        session.run("maturin", *build, env={"CARGO_TARGET_DIR": str(TARGET)}, external=True)
+        env = {"CARGO_TARGET_DIR": str(TARGET)}
+        # Done with `--install-only`, too.
+        session.run_install("maturin", *build, env=env, external=True)
     return str(next(out.glob("*.whl")))
 
 
