@@ -91,8 +91,9 @@ def run_cargo(session: nox.Session, *args: str) -> None:
 def interpreter(session: nox.Session) -> str:
     """Return the interpreter below the session's environment, whose path outlives it."""
     code = "import sys; print(getattr(sys, '_base_executable', sys.executable))"
-    out = session.run_install("python", "-c", code, silent=True)
-    return str(out).strip()
+    # Not by the session, which skips what it is told to skip.
+    python = Path(session.bin, "python")
+    return subprocess.run([python, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
 
 
 def wheel(session: nox.Session) -> str:
