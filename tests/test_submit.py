@@ -394,3 +394,19 @@ def test_bad_limits_are_refused_by_name(
     with pytest.raises(error, match=name):
         pool.map(tasks.nothing, [1], **{name: value})
     assert pool.get_statistics()["tasks_received"] == 0
+
+
+def test_a_worker_sleeps_once_for_a_task(make_pool: MakePool) -> None:
+    # Not again because somebody has read what it sent: each time costs as much as a short task.
+    def slept(pid: int) -> int:
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("voluntary_ctxt_switches"):
+                return int(line.split()[1])
+        raise AssertionError("the kernel does not say")
+
+    pool = make_pool(1)
+    pid = pool.submit(tasks.getpid).result()
+    before, rounds = slept(pid), 1000
+    for _ in range(rounds):
+        assert pool.submit(tasks.getpid).result() == pid
+    assert slept(pid) - before < 1.2 * rounds

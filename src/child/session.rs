@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -187,7 +187,14 @@ impl Session {
     /// Wait for frames. Returns false if there will be none.
     fn read(&mut self, interpreter: &mut impl Interpreter) -> Result<bool> {
         let (socket, buffer) = (self.socket.as_fd(), &mut self.buffer);
-        let received = interpreter.while_others_run(|| socket::recv_with_fd(socket, buffer));
+        let received = interpreter.while_others_run(|| {
+            // One who waits in `recv` is also woken when the peer takes what was sent to it.
+            if wait_until(socket, PollFlags::POLLIN) {
+                socket::recv_with_fd(socket, buffer)
+            } else {
+                Ok(None)
+            }
+        });
         match received {
             Ok(Some((0, _))) => Ok(false),
             Ok(Some((count, fds))) => {
@@ -204,9 +211,7 @@ impl Session {
                 complete.map(|()| true)
             }
             Ok(None) => {
-                // A signal came, or a task has made the socket one that does not block.
                 interpreter.handle_signals();
-                interpreter.while_others_run(|| self.wait_until(PollFlags::POLLIN));
                 Ok(true)
             }
             Err(error) if error.is(Errno::ECONNRESET) => Ok(false),
@@ -214,10 +219,9 @@ impl Session {
         }
     }
 
-    /// Wait until the socket can be used, or a signal comes.
-    fn wait_until(&self, usable: PollFlags) {
-        // An error will show when the socket is used.
-        let _ = poll(&mut [PollFd::new(self.socket.as_fd(), usable)], PollTimeout::NONE);
+    /// Wait until the socket can be written, or a signal comes.
+    fn wait_for_room(&self) {
+        wait_until(self.socket.as_fd(), PollFlags::POLLOUT);
     }
 
     /// Write a frame with which a segment goes.
@@ -226,7 +230,7 @@ impl Session {
         loop {
             match loan.send(self.socket.as_fd(), &frame)? {
                 Some(count) => return self.write_rest(header, body, count),
-                None => self.wait_until(PollFlags::POLLOUT),
+                None => self.wait_for_room(),
             }
         }
     }
@@ -246,10 +250,16 @@ impl Session {
             ];
             match socket::send(self.socket.as_fd(), &parts) {
                 Ok(Some(count)) => written += count,
-                Ok(None) => self.wait_until(PollFlags::POLLOUT),
+                Ok(None) => self.wait_for_room(),
                 Err(error) => return Err(error),
             }
         }
         Ok(())
     }
+}
+
+/// Wait until a socket can be used, or a signal comes. Returns false after a signal.
+fn wait_until(socket: BorrowedFd<'_>, usable: PollFlags) -> bool {
+    // Any other error will show when the socket is used.
+    poll(&mut [PollFd::new(socket, usable)], PollTimeout::NONE) != Err(Errno::EINTR)
 }
