@@ -93,7 +93,9 @@ def interpreter(session: nox.Session) -> str:
     code = "import sys; print(getattr(sys, '_base_executable', sys.executable))"
     # Not by the session, which skips what it is told to skip.
     python = Path(session.bin, "python")
-    return subprocess.run([python, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        [python, "-c", code], check=True, capture_output=True, text=True
+    ).stdout.strip()
 
 
 def wheel(session: nox.Session) -> str:

@@ -74,6 +74,8 @@ class HubCalls:
     def __init__(self, uninterrupted: AbstractContextManager[None]) -> None:
         self._uninterrupted = uninterrupted
         self.propagated: tuple[type[BaseException], ...] = ()
+        # Posts the calls that whoever has signalled the descriptor wants.
+        self.collect: Callable[[], object] | None = None
         self._calls: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._fd: int | None = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         # Whether the loop knows; so that not each call needs a system call.
@@ -110,9 +112,13 @@ class HubCalls:
             return
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(fd)
-        # Before looking at the calls: one that is posted from now on signals again.
-        self._is_signalled = False
         with self._uninterrupted:
+            if self.collect is not None:
+                # What it posts is looked at below.
+                self._is_signalled = True
+                self.collect()
+            # Before looking at the calls: one that is posted from now on signals again.
+            self._is_signalled = False
             # No more than are there now, since the loop has others to serve.
             for _ in range(len(self._calls)):
                 try:

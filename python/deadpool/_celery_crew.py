@@ -10,6 +10,17 @@ from ._celery_settings import Settings
 from ._executor import _DRAIN, Deadpool
 
 
+class _Executor(Deadpool):
+    """An executor whose futures an event loop may settle.
+
+    :param bell: An eventfd that the loop watches; None if there is no loop.
+    """
+
+    def __init__(self, bell: int | None, *args: Any, **options: Any) -> None:
+        self._bell = bell
+        super().__init__(*args, **options)
+
+
 class Crew:
     """An executor, and those before it that still have tasks to finish.
 
@@ -17,24 +28,29 @@ class Crew:
     :param initargs: The app and the host's name, as Celery has them.
     :param size: How many processes; 0 is possible, until the first task.
     :param settings: What they are made with.
+    :param bell: What :meth:`settle` is to be called after; None if threads do its work.
     :raises celery.exceptions.ImproperlyConfigured: If the app can't be taken to them.
     """
 
-    def __init__(self, app: Any, initargs: Any, size: int, settings: Settings) -> None:
+    def __init__(
+        self, app: Any, initargs: Any, size: int, settings: Settings, bell: int | None
+    ) -> None:
         self.size = size
         self._settings = settings
+        self._bell = bell
         self._exits = 0
         app, hostname = initargs or (app, None)
         self._luggage = _celery_worker.Luggage.packed(app, hostname, settings)
-        self._former: list[Deadpool] = []
+        self._former: list[_Executor] = []
         if settings.start_method != "fork":
             # Celery wants to see it in new interpreters before the program's modules are imported.
             os.environ[_celery_worker.FRESH_INTERPRETER] = "1"
         self.executor = self._make()
 
-    def _make(self) -> Deadpool:
+    def _make(self) -> _Executor:
         settings = self._settings
-        return Deadpool(
+        return _Executor(
+            self._bell,
             max(self.size, 1),
             max_tasks_per_child=settings.max_tasks_per_child,
             max_worker_memory_bytes=settings.max_worker_memory_bytes,
@@ -56,8 +72,15 @@ class Crew:
     def _down(self, _pid: int, _exitcode: int | None) -> None:
         self._exits += 1
 
+    def settle(self) -> None:
+        """Settle the futures of tasks that have ended, in the thread of the event loop. Does not block."""
+        for executor in [*self._former, self.executor]:
+            executor._settle_ready()
+
     def take_exits(self) -> int:
         """Return how many processes have exited since this was called last."""
+        if self._bell is not None:
+            self.settle()
         exits, self._exits = self._exits, 0
         return exits
 

@@ -91,6 +91,19 @@ class Completer:
     ) -> None:
         """Settle futures until the pool has terminated, and tell of its worker processes. Blocks."""
 
+    def run_ready(
+        self,
+        on_up: Callable[[int], object] | None = None,
+        on_down: Callable[[int, int | None], object] | None = None,
+    ) -> bool:
+        """Settle the futures whose tasks have ended, where no thread does it.
+
+        Does not block. To be called by the thread of an event loop, whenever the bell has rung. What
+        callbacks raise that is no ``Exception`` is raised in the end, the first of it.
+
+        :returns: Whether there may be more to come.
+        """
+
 @final
 class Launcher:
     """Knows which zygotes of one pool are wanted."""
@@ -168,6 +181,7 @@ class PoolBase:
         fail_on_initializer_error: bool,
         environ: bytes | None,
         propagates: bool,
+        bell: int | None,
     ) -> tuple[Completer, Launcher]: ...
     def _close(self, mode: int, wait: bool) -> None: ...
     def _set_environ(self, environ: bytes) -> None: ...

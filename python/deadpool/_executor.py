@@ -74,6 +74,9 @@ class Deadpool(  # type: ignore[misc]  # submit() takes more than the base class
     :raises OSError: If the system refuses descriptors or threads.
     """
 
+    # An eventfd, if an event loop is to settle the futures: by `_settle_ready`, whenever it is rung.
+    _bell: int | None = None
+
     def __init__(
         self,
         max_workers: int | None = None,
@@ -175,9 +178,10 @@ class Deadpool(  # type: ignore[misc]  # submit() takes more than the base class
             fail_on_initializer_error=on_initializer_error == "fail",
             environ=self._environ.changes(),
             propagates=self._environ.is_wanted,
+            bell=self._bell,
         )
         try:
-            self._threads.start(completer, launcher)
+            self._threads.start(completer, launcher, with_completer=self._bell is None)
         except BaseException:
             # Ctrl-C, while the first workers are waited for.
             self._close(_KILL, False)
@@ -275,7 +279,13 @@ class Deadpool(  # type: ignore[misc]  # submit() takes more than the base class
         """Kill all workers and their trees, cancel all tasks and close the pool. Does not wait."""
         self._shut_down(_KILL, False)
 
+    def _settle_ready(self) -> None:
+        self._threads.complete_ready()
+
     def _shut_down(self, mode: int, wait: bool) -> None:
+        if wait:
+            # An event loop that waits for the end does not come to what brings it about.
+            self._threads.start_completer()
         is_own = self._threads.is_current()
         self._close(mode, not is_own)
         if wait and not is_own:

@@ -147,6 +147,8 @@ os.register_at_fork(after_in_child=_close_what_is_on_the_way)
 class Threads:
     """The completer and the launcher of one pool, until both have ended.
 
+    An event loop may take the place of the completer's thread until the end of the pool is waited for.
+
     Knows nothing of the ``Deadpool`` object, so that it can be collected meanwhile.
     """
 
@@ -166,35 +168,58 @@ class Threads:
         self._method = method
         self._completer: Completer | None = None
         self._threads: list[threading.Thread] = []
+        # The thread of an event loop that settles the futures.
+        self._loop_thread: int | None = None
         # Whose thread has not ended.
         self._going = {"completer", "launcher"}
         self._zygotes: dict[int, Any] = {}
         self._close: Callable[[], None] | None = None
         self._first_starts = _FirstStarts(workers)
 
-    def start(self, completer: Completer, launcher: Launcher) -> None:
+    def start(self, completer: Completer, launcher: Launcher, *, with_completer: bool) -> None:
         """Start both.
 
         Blocks until the first workers are there, where :class:`StartMethod` wants that.
 
         :param completer: What settles futures.
         :param launcher: What knows which zygotes are wanted.
+        :param with_completer: Whether there is to be a thread for the completer already.
         :raises RuntimeError: If no thread can be started. The pool can't work then.
         """
+        self._completer = completer
         self._close = launcher.close
-        jobs: list[tuple[str, Callable[[Any], None], Any]] = [
-            ("completer", self._complete, completer),
-            ("launcher", self._launch, launcher),
-        ]
         _exit.add(self)
-        for name, target, job in jobs:
-            thread = threading.Thread(
-                target=target, args=(job,), name=f"deadpool-{name}", daemon=True
-            )
-            thread.start()
-            self._threads.append(thread)
+        if with_completer:
+            self.start_completer()
+        self._start_thread("launcher", self._launch, launcher)
         if self._method.starts_first:
             self._first_starts.wait()
+
+    def start_completer(self) -> None:
+        """Have a thread settle the futures from now on, if there is none yet.
+
+        :raises RuntimeError: If no thread can be started.
+        """
+        completer, self._completer = self._completer, None
+        if completer is not None:
+            try:
+                self._start_thread("completer", self._complete, completer)
+            except BaseException:
+                self._completer = completer
+                raise
+
+    def _start_thread(self, name: str, target: Callable[[Any], None], job: Any) -> None:
+        thread = threading.Thread(target=target, args=(job,), name=f"deadpool-{name}", daemon=True)
+        thread.start()
+        self._threads.append(thread)
+
+    def complete_ready(self) -> None:
+        """Settle what has ended, in the thread of an event loop. Does not block."""
+        completer = self._completer
+        if completer is not None:
+            self._loop_thread = threading.get_ident()
+            if not completer.run_ready(self._on_worker_up, self._on_worker_down):
+                self._ended("completer")
 
     def join(self) -> None:
         """Wait until the pool has ended. Blocks."""
@@ -202,11 +227,14 @@ class Threads:
             thread.join()
 
     def is_current(self) -> bool:
-        """Whether the calling thread is one of these, and so can't wait for them."""
+        """Whether the calling thread is one of these, or does the work of one, and so can't wait for them."""
+        if self._completer is not None and self._loop_thread in (None, threading.get_ident()):
+            return True
         return threading.current_thread() in self._threads
 
     def finish(self) -> None:
         """Let what was submitted finish, and wait for the end. Blocks."""
+        self.start_completer()
         if self._close is not None:
             self._close()
         self.join()

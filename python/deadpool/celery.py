@@ -82,7 +82,11 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types.
             self._slots = HubSlots(self.options.get("semaphore"), self._priority_of_waiting)
         calls.propagated = (MemoryError, *self.callbacks_propagate)
         self._calls = calls
-        self._crew = Crew(self.app, self.options.get("initargs"), size, self._settings)
+        bell = calls.fileno() if isinstance(calls, HubCalls) else None
+        crew = Crew(self.app, self.options.get("initargs"), size, self._settings, bell)
+        if isinstance(calls, HubCalls):
+            calls.collect = crew.settle
+        self._crew = crew
 
     def did_start_ok(self) -> bool:
         """Whether no worker process has exited since this was asked last."""

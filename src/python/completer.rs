@@ -1,36 +1,39 @@
-//! What the two Python threads of a pool run.
+//! What settles futures, a batch at a time: in a thread of the pool, or where an event loop is told to.
 //!
-//! The completer settles futures, a batch at a time; the launcher asks for its next job here and does
-//! it in Python. Neither knows the `Deadpool` object, so that can be collected while they run.
+//! It does not know the `Deadpool` object, so that can be collected while it goes on.
+//!
+//! Invariants:
+//!
+//! - Completions are handled in their order, by one at a time: the event loop until the thread has
+//!   taken over, the thread from then on.
+//! - Who has seen the last one says so, and nobody waits for another.
 
-use std::os::fd::IntoRawFd;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::thread::{self, JoinHandle, ThreadId};
+use std::ptr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 
-use crossbeam_channel::Receiver;
 use pyo3::prelude::*;
 
-use crate::event::Shutdown;
 use crate::handle::Taker;
-use crate::payload::Payload;
 use crate::stock::Stock;
-use crate::supervisor::{Command, Completion, Launch, Shared};
+use crate::supervisor::{Completed, Completion};
 
-use super::settle::{self, PySide};
+use super::settle::{self, Interrupts, PySide};
 
 /// Completions handled before other threads may have the GIL.
 const BATCH: usize = 512;
 
-/// Adds the classes to the module.
+/// Adds the class to the module.
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    module.add_class::<Completer>()?;
-    module.add_class::<Launcher>()
+    module.add_class::<Completer>()
 }
 
 /// Who is told of the processes of workers.
 struct Observer<'a, 'py> {
     on_up: Option<&'a Bound<'py, PyAny>>,
     on_down: Option<&'a Bound<'py, PyAny>>,
+    interrupts: Interrupts,
 }
 
 impl Observer<'_, '_> {
@@ -53,18 +56,37 @@ impl Observer<'_, '_> {
 
 /// Which thread settles the futures of a pool, for those who may be called back in it.
 #[derive(Default)]
-pub(super) struct CompleterThread(OnceLock<ThreadId>);
+pub(super) struct CompleterThread(AtomicUsize);
 
 impl CompleterThread {
     pub(super) fn is_current(&self) -> bool {
-        self.0.get().is_some_and(|&id| id == thread::current().id())
+        self.0.load(Ordering::Relaxed) == Self::this_thread()
     }
+
+    fn is_this_one(&self) {
+        self.0.store(Self::this_thread(), Ordering::Relaxed);
+    }
+
+    /// An address that no two living threads share, and never 0.
+    fn this_thread() -> usize {
+        thread_local!(static MARK: u8 = const { 0 });
+        MARK.with(|mark| ptr::from_ref(mark).addr())
+    }
+}
+
+/// Whose completions they are, and whether there will be more.
+#[derive(Default)]
+struct Turn {
+    has_thread: bool,
+    has_ended: bool,
 }
 
 /// Settles the futures of one pool.
 #[pyclass(module = "deadpool._core", frozen)]
 pub struct Completer {
-    completions: Receiver<Completion<PySide>>,
+    completed: Completed<PySide>,
+    // Held to take one, and for nothing else.
+    turn: Mutex<Turn>,
     supervisor: Mutex<Option<JoinHandle<()>>>,
     thread: Arc<CompleterThread>,
     stock: Arc<Stock>,
@@ -72,43 +94,75 @@ pub struct Completer {
 
 impl Completer {
     pub(super) fn new(
-        completions: Receiver<Completion<PySide>>,
+        completed: Completed<PySide>,
         supervisor: JoinHandle<()>,
         thread: Arc<CompleterThread>,
         stock: Arc<Stock>,
     ) -> Self {
-        Self { completions, supervisor: Mutex::new(Some(supervisor)), thread, stock }
+        let supervisor = Mutex::new(Some(supervisor));
+        Self { completed, turn: Mutex::default(), supervisor, thread, stock }
     }
 
-    /// Returns whether there may be more.
+    fn turn(&self) -> MutexGuard<'_, Turn> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What has come, if anything has and it is not for the thread.
+    fn next_for_loop(&self) -> Option<Completion<PySide>> {
+        let mut turn = self.turn();
+        let next = if turn.has_thread { None } else { self.completed.next() };
+        turn.has_ended |= next.as_ref().is_some_and(Completion::is_last);
+        next
+    }
+
     fn complete(
         &self,
         py: Python<'_>,
         completion: Completion<PySide>,
         observer: &Observer<'_, '_>,
-    ) -> bool {
+    ) -> PyResult<()> {
+        let interrupts = observer.interrupts;
         match completion {
             Completion::End(handle) => {
                 if let Some(outcome) = handle.take(Taker::Completer) {
-                    settle::settle(py, &handle, outcome);
+                    return settle::settle(py, &handle, outcome, interrupts);
                 }
             }
-            Completion::Began(handle, pid) => settle::started(py, &handle, pid),
-            Completion::Interrupted(handle) => settle::interrupted(py, &handle),
+            Completion::Began(handle, pid) => {
+                return settle::started(py, &handle, pid, interrupts);
+            }
+            Completion::Interrupted(handle) => {
+                return settle::interrupted(py, &handle, interrupts);
+            }
             Completion::WorkerUp(pid) => observer.up(pid),
             Completion::WorkerDown(pid, exit) => observer.down(pid, exit.exitcode()),
             Completion::Log(level, message) => {
                 log::log!(target: "deadpool::supervisor", level, "{message}");
             }
             Completion::Sync(done) => drop(done),
-            Completion::Terminated => return false,
+            Completion::Terminated => {
+                // It has said its last word; a panic of it was told before.
+                if let Some(thread) = self.supervisor() {
+                    let _ = py.detach(|| thread.join());
+                }
+                self.finish();
+            }
             Completion::Deserted => {
-                // Without its thread, which nobody could wait for.
-                self.supervisor.lock().unwrap_or_else(PoisonError::into_inner).take();
-                return false;
+                // Nobody could wait for its thread.
+                drop(self.supervisor());
+                self.finish();
             }
         }
-        true
+        Ok(())
+    }
+
+    fn supervisor(&self) -> Option<JoinHandle<()>> {
+        self.supervisor.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn finish(&self) {
+        // Futures may be kept for long, and with them what pickled their calls.
+        self.stock.close();
     }
 }
 
@@ -123,80 +177,54 @@ impl Completer {
         py: Python<'_>,
         on_up: Option<&Bound<'_, PyAny>>,
         on_down: Option<&Bound<'_, PyAny>>,
-    ) {
-        self.thread.0.get_or_init(|| thread::current().id());
-        let observer = Observer { on_up, on_down };
-        let mut goes_on = true;
+    ) -> PyResult<()> {
+        self.thread.is_this_one();
+        let observer = Observer { on_up, on_down, interrupts: Interrupts::Logged };
+        let mut goes_on = {
+            let mut turn = self.turn();
+            turn.has_thread = true;
+            !turn.has_ended
+        };
         while goes_on {
-            let Ok(first) = py.detach(|| self.completions.recv()) else { break };
-            goes_on = self.complete(py, first, &observer);
-            for next in self.completions.try_iter().take(BATCH) {
-                goes_on &= self.complete(py, next, &observer);
+            let Ok(first) = py.detach(|| self.completed.wait()) else { break };
+            let mut next = Some(first);
+            for _ in 0..BATCH {
+                let Some(completion) = next.or_else(|| self.completed.next()) else { break };
+                goes_on &= !completion.is_last();
+                self.complete(py, completion, &observer)?;
+                next = None;
             }
         }
-        // Futures may be kept for long, and with them what pickled their calls.
-        self.stock.close();
-        let thread = self.supervisor.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = thread {
-            // It has said its last word; a panic of it was told before.
-            let _ = py.detach(|| thread.join());
-        }
+        self.turn().has_ended = true;
+        Ok(())
     }
-}
 
-/// Starts the zygotes of one pool.
-#[pyclass(module = "deadpool._core", frozen)]
-pub struct Launcher {
-    launches: Receiver<Launch>,
-    shared: Arc<Shared<PySide>>,
-}
-
-impl Launcher {
-    pub(super) fn new(launches: Receiver<Launch>, shared: Arc<Shared<PySide>>) -> Self {
-        Self { launches, shared }
-    }
-}
-
-#[pymethods]
-impl Launcher {
-    /// Wait for the next job. **Blocks**; for a thread of its own.
+    /// Settle the futures whose tasks have ended, where no thread does it, and return whether there may
+    /// be more to come. Does not block.
     ///
-    /// Returns the number of a zygote with the descriptor of its control socket, which is the caller's
-    /// from then on; a number with `None` for a zygote that is to be waited for; 0 with `None` when
-    /// `tell_environ` is to be called; `None` when there will be no more.
-    fn next(&self, py: Python<'_>) -> Option<(u64, Option<i32>)> {
-        match py.detach(|| self.launches.recv()) {
-            Ok(Launch::Zygote { zygote, control }) => Some((zygote, Some(control.into_raw_fd()))),
-            Ok(Launch::Reap(zygote)) => Some((zygote, None)),
-            Ok(Launch::LookAtEnviron) => Some((0, None)),
-            Ok(Launch::Stop) | Err(_) => None,
+    /// To be called by the thread of an event loop, whenever the bell has rung that the pool was made
+    /// with. What callbacks raise that is no `Exception` is raised in the end, the first of it.
+    #[pyo3(signature = (on_up = None, on_down = None))]
+    fn run_ready(
+        &self,
+        py: Python<'_>,
+        on_up: Option<&Bound<'_, PyAny>>,
+        on_down: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<bool> {
+        if self.turn().has_thread {
+            return Ok(false);
         }
-    }
-
-    /// Let the pool finish what was submitted, and end.
-    fn close(&self) {
-        let (done, _) = crossbeam_channel::bounded(0);
-        self.shared.gate().close();
-        self.shared.post(Command::Shutdown(Shutdown::Drain, done));
-    }
-
-    /// Say how the environment that workers get has changed, pickled; `None` if it has not.
-    fn tell_environ(&self, changes: Option<Vec<u8>>) {
-        self.shared.post(Command::Environ(changes.map(Payload::from)));
-    }
-
-    /// Say that a zygote was started.
-    fn launched(&self, zygote: u64, pid: u32) {
-        self.shared.post(Command::Launched { zygote, result: Ok(pid) });
-    }
-
-    /// Say that a zygote could not be started.
-    fn failed(&self, zygote: u64, reason: String) {
-        self.shared.post(Command::Launched { zygote, result: Err(reason) });
-    }
-
-    /// The descriptors of the supervisor, which a forked child has copies of and must close.
-    fn descriptors(&self, py: Python<'_>) -> Vec<i32> {
-        py.detach(|| self.shared.descriptors())
+        self.thread.is_this_one();
+        let observer = Observer { on_up, on_down, interrupts: Interrupts::Raised };
+        self.completed.answer();
+        let mut completed = Ok(());
+        // What comes meanwhile rings again.
+        for _ in 0..self.completed.count() {
+            let Some(completion) = self.next_for_loop() else { break };
+            completed = completed.and(self.complete(py, completion, &observer));
+        }
+        completed?;
+        let turn = self.turn();
+        Ok(!(turn.has_thread || turn.has_ended))
     }
 }

@@ -350,9 +350,7 @@ impl FutureBase {
             && handle.pid().is_none()
             && let Some(link) = handle.side().link_to_ask_for_start()
         {
-            link.report_start(handle.id());
-            // A task that has begun already is known by its process when this returns.
-            slf.py().detach(|| link.settle());
+            slf.py().detach(|| link.report_start(handle.id()));
         }
         Ok(())
     }

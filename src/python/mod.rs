@@ -1,20 +1,21 @@
 //! The only code that knows Python.
 //!
-//! * parent: [`pool`] is the native base of `deadpool.Deadpool`, [`threads`] what its completer and
-//!   launcher run, [`future`] and its neighbours the futures;
+//! * parent: [`pool`] is the native base of `deadpool.Deadpool`, [`completer`] and [`launcher`] what its
+//!   threads run, [`future`] and its neighbours the futures;
 //! * child: [`child`] runs zygotes and workers;
 //! * both: [`serialize`] pickles, [`view`] is what unpickling looks at, [`failure`] carries exceptions across.
 
 mod arguments;
 mod child;
+mod completer;
 mod failure;
 mod future;
 mod future_api;
+mod launcher;
 mod pool;
 mod serialize;
 mod settle;
 mod stdlib;
-mod threads;
 mod view;
 
 use pyo3::prelude::*;
@@ -26,7 +27,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     future_api::register(module)?;
     pool::register(module)?;
-    threads::register(module)?;
+    completer::register(module)?;
+    launcher::register(module)?;
     child::register(module)
 }
 

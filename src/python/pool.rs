@@ -4,7 +4,7 @@
 //! `_open`; `submit` is inherited from here. Dropping the last reference to the object lets the pool
 //! finish what was submitted and end.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -25,10 +25,11 @@ use crate::sys::{fork_guard, signals};
 use crate::task::{TaskId, TaskSpec};
 
 use super::arguments::{TaskArguments, refuse_unknown, seconds};
+use super::completer::{Completer, CompleterThread};
 use super::future::{End, FutureBase};
+use super::launcher::Launcher;
 use super::serialize::Serializer;
-use super::settle::{self, PoolLink, PySide};
-use super::threads::{Completer, CompleterThread, Launcher};
+use super::settle::{self, Interrupts, PoolLink, PySide};
 
 /// Adds the classes and functions to the module.
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -66,7 +67,9 @@ impl PoolLink for Link {
     }
 
     fn report_start(&self, task: TaskId) {
-        self.post(Command::WatchStart(task));
+        if !self.is_foreign() {
+            self.shared.post_and_settle(Command::WatchStart(task));
+        }
     }
 
     fn count_unreadable(&self) {
@@ -77,12 +80,6 @@ impl PoolLink for Link {
 
     fn is_foreign(&self) -> bool {
         self.generation != fork_guard::generation()
-    }
-
-    fn settle(&self) {
-        if !self.is_foreign() {
-            self.shared.settle();
-        }
     }
 
     fn kill_on_cancel(&self) -> bool {
@@ -207,7 +204,7 @@ impl PoolBase {
     #[pyo3(signature = (
         *, future_class, max_workers, min_workers, max_tasks_per_child, max_backlog, zygote_each, starts_at_once, serializer,
         kill_on_cancel, kill_grace_period, worker_idle_timeout, worker_start_timeout, fail_on_initializer_error,
-        environ, propagates
+        environ, propagates, bell
     ))]
     #[allow(
         clippy::too_many_arguments,
@@ -232,6 +229,7 @@ impl PoolBase {
         fail_on_initializer_error: bool,
         environ: Option<Vec<u8>>,
         propagates: bool,
+        bell: Option<RawFd>,
     ) -> PyResult<(Py<Completer>, Py<Launcher>)> {
         let forever = Duration::MAX;
         let duration = |name, value| Ok::<_, PyErr>(seconds(name, Some(value))?.unwrap_or(forever));
@@ -254,7 +252,12 @@ impl PoolBase {
             zygote_each,
             propagates,
         };
-        let (shared, completions, launches) = Shared::new(settings)?;
+        // The caller may close its own when it likes.
+        // SAFETY: a descriptor of the caller, who keeps it open until this returns.
+        let bell = bell.map(|fd| unsafe { BorrowedFd::borrow_raw(fd) });
+        let bell = bell.map(|fd| fd.try_clone_to_owned()).transpose()?;
+        let bell = bell.map(Waker::from_owned).transpose()?;
+        let (shared, completions, launches) = Shared::new(settings, bell)?;
         if let Some(environ) = environ {
             shared.post(Command::Environ(Some(Payload::from(environ))));
         }
@@ -365,7 +368,7 @@ deadpool_soft_timeout=None, deadpool_memory_limit_bytes=None, deadpool_retries=0
         }
         let spec = TaskSpec { id: handle.id(), priority, limits };
         for (late, outcome) in open.link.shared.submit(Submission { spec, payload, handle }) {
-            settle::settle(py, &late, outcome);
+            settle::settle(py, &late, outcome, Interrupts::Logged)?;
         }
         Ok(future)
     }

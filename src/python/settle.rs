@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use pyo3::exceptions::PyTypeError;
+use pyo3::exceptions::{PyException, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyTuple, PyType};
 
@@ -18,23 +18,22 @@ use crate::task::TaskId;
 /// A task as the future and the supervisor see it.
 pub type Handle = TaskHandle<PySide>;
 
-/// What a future asks of its pool. No call may block or run Python code: they come from callers'
-/// threads that hold the GIL. All may be about a task that has ended, which means nothing.
+/// What a future asks of its pool. No call may block or run Python code, but where it is said: they
+/// come from callers' threads that hold the GIL. All may be about a task that has ended, which means
+/// nothing.
 pub trait PoolLink: Send + Sync {
     /// The caller has given up on the task: don't start it; if it runs, throw its result away.
     fn cancel(&self, task: TaskId);
     /// As `cancel`; and if the task runs, send the signal to its process tree. One request, so that
     /// a task which begins in between is stopped all the same. May come after a `cancel`.
     fn kill(&self, task: TaskId, signal: i32);
-    /// Tell when the task starts (see [`started`]); at once if it has.
+    /// Tell when the task starts (see [`started`]). The process of one that has started already is known
+    /// when this returns. May wait for a moment, and for no other thread that takes the GIL.
     fn report_start(&self, task: TaskId);
     /// Count a task as failed whose result can't be unpickled here.
     fn count_unreadable(&self);
     /// Whether this is a fork of the process that made the pool, where nothing will ever end.
     fn is_foreign(&self) -> bool;
-    /// Have what was asked for done before this returns. The one call that may wait, for a moment and
-    /// for no other thread that takes the GIL.
-    fn settle(&self);
     /// Whether the calling thread is the one that settles this pool's futures.
     fn is_completer(&self) -> bool;
     /// Whether cancelling a running task kills it.
@@ -127,18 +126,40 @@ fn new_future(cls: &Bound<'_, PyType>) -> PyResult<Py<FutureBase>> {
     Ok(object.cast_into::<FutureBase>()?.unbind())
 }
 
-/// Ends the task's future, tells its waiters and runs its callbacks. Does nothing if it has ended.
-///
-/// For the completer: nothing that user code raises gets out of here.
-pub fn settle(py: Python<'_>, handle: &Arc<Handle>, outcome: Outcome) {
-    let Some(future) = handle.side().future(py) else { return };
-    if let Err(error) = settle_here(py, handle, outcome) {
-        let message = "exception calling callback for %r";
-        stdlib::log_exception(py, stdlib::FUTURES_LOGGER, message, future.bind(py), error);
+/// What becomes of an exception out of a callback that is no `Exception`, such as Ctrl-C; the others
+/// are logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interrupts {
+    /// It is logged: there is nobody to raise it to.
+    Logged,
+    /// It is raised in the calling thread.
+    Raised,
+}
+
+impl Interrupts {
+    fn deal_with(self, future: &Bound<'_, FutureBase>, logger: &str, error: PyErr) -> PyResult<()> {
+        let py = future.py();
+        if self == Self::Raised && !error.is_instance_of::<PyException>(py) {
+            return Err(error);
+        }
+        stdlib::log_exception(py, logger, "exception calling callback for %r", future, error);
+        Ok(())
     }
 }
 
-/// As [`settle`], in a thread of the caller: what is not an `Exception`, such as Ctrl-C, gets out.
+/// Ends the task's future, tells its waiters and runs its callbacks. Does nothing if it has ended.
+pub fn settle(
+    py: Python<'_>,
+    handle: &Handle,
+    outcome: Outcome,
+    interrupts: Interrupts,
+) -> PyResult<()> {
+    let Some(future) = handle.side().future(py) else { return Ok(()) };
+    settle_here(py, handle, outcome)
+        .or_else(|error| interrupts.deal_with(future.bind(py), stdlib::FUTURES_LOGGER, error))
+}
+
+/// As [`settle`], for a thread that waits: whatever is not dealt with inside gets out.
 pub(super) fn settle_here(py: Python<'_>, handle: &Handle, outcome: Outcome) -> PyResult<()> {
     let Some(future) = handle.side().future(py) else { return Ok(()) };
     let (end, interrupt) = decode(py, handle, outcome);
@@ -148,27 +169,23 @@ pub(super) fn settle_here(py: Python<'_>, handle: &Handle, outcome: Outcome) -> 
 }
 
 /// Says that the task began in the process `pid`, and runs the callbacks that wait for that.
-pub fn started(py: Python<'_>, handle: &Arc<Handle>, pid: u32) {
+pub fn started(py: Python<'_>, handle: &Handle, pid: u32, interrupts: Interrupts) -> PyResult<()> {
     handle.set_pid(Some(pid));
-    let Some(future) = handle.side().future(py) else { return };
-    let callbacks = future.get().take_pid_callbacks();
-    if let Some(callbacks) = callbacks {
-        let (future, logger) = (future.bind(py), stdlib::DEADPOOL_LOGGER);
-        if let Err(error) = call_all(future, callbacks.bind(py), logger) {
-            let message = "exception calling callback for %r";
-            stdlib::log_exception(py, logger, message, future, error);
-        }
-    }
+    let Some(future) = handle.side().future(py) else { return Ok(()) };
+    let Some(callbacks) = future.get().take_pid_callbacks() else { return Ok(()) };
+    let (future, logger) = (future.bind(py), stdlib::DEADPOOL_LOGGER);
+    call_all(future, callbacks.bind(py), logger)
+        .or_else(|error| interrupts.deal_with(future, logger, error))
 }
 
 /// Says that the soft timeout of the task has passed, and runs the callbacks that wait for that.
-pub fn interrupted(py: Python<'_>, handle: &Handle) {
-    let Some(future) = handle.side().future(py) else { return };
+pub fn interrupted(py: Python<'_>, handle: &Handle, interrupts: Interrupts) -> PyResult<()> {
+    let Some(future) = handle.side().future(py) else { return Ok(()) };
     let future = future.bind(py);
-    if let Err(error) = future.call_method0("_soft_timed_out") {
-        let message = "exception calling callback for %r";
-        stdlib::log_exception(py, stdlib::DEADPOOL_LOGGER, message, future, error);
-    }
+    future
+        .call_method0("_soft_timed_out")
+        .map(drop)
+        .or_else(|error| interrupts.deal_with(future, stdlib::DEADPOOL_LOGGER, error))
 }
 
 /// What the task's function is called: module and qualified name.

@@ -12,6 +12,7 @@
 //! own poller. All state is in [`Core`], behind a mutex that is only ever held for a moment, so that a
 //! thread which submits to an idle worker can hand the task over itself instead of waking this one.
 
+mod completions;
 mod core;
 mod outbox;
 mod remote;
@@ -25,6 +26,7 @@ use std::time::Duration;
 
 use crate::sys::poller::Events;
 
+pub use self::completions::Completed;
 pub use self::core::{Core, Settings};
 use shared::Life;
 pub use shared::{Command, Completion, Launch, Shared, Submission, WorkerReport};

@@ -20,6 +20,7 @@ use crate::sys::waker::Waker;
 use crate::task::{TaskId, TaskSpec};
 use crate::worker::WorkerId;
 
+use super::completions::{self, Completed, Completions};
 use super::core::{Core, Settings};
 use super::panic_text;
 
@@ -99,6 +100,13 @@ pub enum Completion<S> {
     Deserted,
 }
 
+impl<S> Completion<S> {
+    /// Whether there will be nothing more.
+    pub const fn is_last(&self) -> bool {
+        matches!(self, Self::Terminated | Self::Deserted)
+    }
+}
+
 /// Something for the launcher, which starts processes through Python.
 #[derive(Debug)]
 pub enum Launch {
@@ -155,7 +163,7 @@ pub(super) enum Life<S> {
 pub struct Shared<S> {
     gate: Arc<Gate>,
     inbox: Sender<Command<S>>,
-    completions: Sender<Completion<S>>,
+    completions: Completions<S>,
     launches: Sender<Launch>,
     // The core's, so that it goes with the core.
     waker: Weak<Waker>,
@@ -172,7 +180,7 @@ pub struct Shared<S> {
 
 impl<S: Send + Sync + 'static> Shared<S> {
     /// A pool whose supervisor does not run yet, and the ends that the completer and the launcher
-    /// wait on.
+    /// wait on; `bell` is rung for a completer that waits for descriptors.
     ///
     /// # Errors
     ///
@@ -180,13 +188,14 @@ impl<S: Send + Sync + 'static> Shared<S> {
     #[allow(clippy::type_complexity, reason = "the two receivers are what the caller came for")]
     pub fn new(
         settings: Settings,
-    ) -> Result<(Arc<Self>, Receiver<Completion<S>>, Receiver<Launch>)> {
+        bell: Option<Waker>,
+    ) -> Result<(Arc<Self>, Completed<S>, Receiver<Launch>)> {
         let gate = Arc::new(Gate::new(settings.max_backlog));
         let waker = Arc::new(Waker::new()?);
         let weak_waker = Arc::downgrade(&waker);
         let poller = Arc::new(Poller::new()?);
         let (inbox, commands) = unbounded();
-        let (completions, completed) = unbounded();
+        let (completions, completed) = completions::channel(bell);
         let (launches, launching) = unbounded();
         let leftover = commands.clone();
         let core = Core::new(
@@ -269,7 +278,7 @@ impl<S: Send + Sync + 'static> Shared<S> {
     fn deliver(&self, ended: Vec<(Arc<TaskHandle<S>>, Outcome)>) {
         for (handle, outcome) in ended {
             if handle.deliver(outcome) {
-                let _ = self.completions.send(Completion::End(handle));
+                self.completions.send(Completion::End(handle));
             }
         }
     }
@@ -303,11 +312,11 @@ impl<S: Send + Sync + 'static> Shared<S> {
         drop(life);
         self.ended.store(true, Ordering::SeqCst);
         self.deliver(self.refuse_leftover());
-        // Where the completer or the launcher has ended already, nobody needs to be told.
+        // Where the launcher has ended already, nobody needs to be told.
         let _ = self.launches.send(Launch::Stop);
         let is_deaf = self.has_lost_descriptors.load(Ordering::SeqCst);
         let last = if is_deaf { Completion::Deserted } else { Completion::Terminated };
-        let _ = self.completions.send(last);
+        self.completions.send(last);
     }
 
     fn wake_if(&self, wanted: impl Fn(u8) -> bool) {
@@ -349,44 +358,48 @@ impl<S: Send + Sync + 'static> Shared<S> {
 
     /// The counters, true for everything that this thread has submitted before.
     pub fn statistics(&self) -> Statistics {
-        match &mut *self.lock() {
-            Life::Running(core) => {
-                self.catch_up(core);
-                core.statistics()
-            }
-            Life::Ended(statistics) => *statistics,
-        }
+        self.caught_up(|core| core.statistics(), |statistics| *statistics)
     }
 
     /// The workers as they are now.
     pub fn workers(&self) -> Vec<WorkerReport<S>> {
-        match &mut *self.lock() {
-            Life::Running(core) => {
-                self.catch_up(core);
-                core.workers()
-            }
-            Life::Ended(_) => Vec::new(),
-        }
+        self.caught_up(Core::workers, |_| Vec::new())
     }
 
-    /// Have everything that was posted obeyed before this returns. Waits for the supervisor's turn.
-    pub fn settle(&self) {
-        if let Life::Running(core) = &mut *self.lock() {
-            self.catch_up(core);
-        }
+    /// Tell the supervisor something, and do it in its place before this returns. Waits for its turn.
+    pub fn post_and_settle(&self, command: Command<S>) {
+        self.deliver(self.push(command));
+        self.caught_up(|_| (), |_| ());
     }
 
-    /// Handle what other threads have left, in the supervisor's place.
-    fn catch_up(&self, core: &mut Core<S>) {
+    /// Handle what other threads have left, in the supervisor's place, and then ask for something.
+    fn caught_up<R>(
+        &self,
+        running: impl FnOnce(&mut Core<S>) -> R,
+        ended: impl FnOnce(&Statistics) -> R,
+    ) -> R {
+        let mut life = self.lock();
+        let core = match &mut *life {
+            Life::Running(core) => core,
+            Life::Ended(statistics) => return ended(statistics),
+        };
         // What comes after the end is for `end` to refuse, while there is somebody to settle it.
+        let mut has_left_something = false;
         if !core.is_terminated() {
             core.catch_up();
             // If it can't be made visible, the supervisor will find out, or who wakes it.
             let _ = core.publish();
+            has_left_something = !core.may_sleep();
             if self.rest.load(Ordering::SeqCst) != rest::AWAKE {
                 self.publish_rest(core);
             }
         }
+        let answer = running(core);
+        drop(life);
+        if has_left_something {
+            self.wake_if(|rests| rests != rest::AWAKE);
+        }
+        answer
     }
 
     /// The descriptors that are the supervisor's alone, for a child that was forked with copies.
@@ -424,7 +437,7 @@ impl<S: Send + Sync + 'static> Shared<S> {
         }
         self.gate.close();
         let message = format!("the supervisor failed: {reason}");
-        let _ = self.completions.send(Completion::Log(log::Level::Error, message));
+        self.completions.send(Completion::Log(log::Level::Error, message));
         if let Life::Running(core) = &mut *self.lock() {
             // What it holds may be half changed; each part is tried for itself.
             let _ = panic::catch_unwind(AssertUnwindSafe(|| core.abandon(reason)));

@@ -155,6 +155,27 @@ def test_accepted_then_done(make: Any) -> None:
     pool.check_thread(told)
 
 
+def test_an_event_loop_hears_of_results_without_another_thread() -> None:
+    def completers() -> int:
+        return sum(thread.name == "deadpool-completer" for thread in threading.enumerate())
+
+    before = completers()
+    pool = InHub()
+    try:
+        pool.check_thread(pool.run(contract_tasks.pid))
+        assert completers() == before
+        # One that was replaced is heard of, too.
+        old, _ = pool.apply(contract_tasks.sleep, 0.3)
+        pool.wait_for(lambda: old.names == ["accepted"])
+        pool.pool.restart()
+        assert pool.run(contract_tasks.pid).names == ["accepted", "done"]
+        pool.wait_for(lambda: old.names == ["accepted", "done"])
+        assert completers() == before
+    finally:
+        pool.end()
+    assert completers() == before
+
+
 def test_what_is_raised_outside_of_a_task(make: Any) -> None:
     pool = make()
     for error in (SystemExit(3), MemoryError("no"), KeyboardInterrupt(), ValueError("why")):

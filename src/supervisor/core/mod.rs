@@ -24,6 +24,7 @@ use crate::outcome::Outcome;
 use crate::payload::Payload;
 use crate::pool::Pool;
 use crate::stats::Statistics;
+use crate::supervisor::completions::Completions;
 use crate::supervisor::remote::Remotes;
 use crate::supervisor::report;
 use crate::supervisor::report::OomVerdict;
@@ -94,7 +95,7 @@ pub struct Core<S> {
     parent: PidFd,
     inbox: Receiver<Command<S>>,
     inbox_sender: Sender<Command<S>>,
-    completions: Sender<Completion<S>>,
+    completions: Completions<S>,
     launches: Sender<Launch>,
     environ: Option<Arc<Payload>>,
     oom: OomVerdict,
@@ -122,7 +123,7 @@ impl<S: Send + Sync + 'static> Core<S> {
         waker: Arc<Waker>,
         poller: Arc<Poller>,
         inbox: (Sender<Command<S>>, Receiver<Command<S>>),
-        completions: Sender<Completion<S>>,
+        completions: Completions<S>,
         launches: Sender<Launch>,
     ) -> Result<Self> {
         let timer = Timer::new()?;
@@ -339,8 +340,7 @@ impl<S: Send + Sync + 'static> Core<S> {
     }
 
     fn tell(&self, completion: Completion<S>) {
-        // The completer outlives every pool but one that failed, where nobody listens any more.
-        let _ = self.completions.send(completion);
+        self.completions.send(completion);
     }
 
     fn deliver(&self, handle: Arc<TaskHandle<S>>, outcome: Outcome) {

@@ -1,0 +1,77 @@
+//! What the thread runs that starts processes: it asks for its next job here, and does it in Python.
+//!
+//! It does not know the `Deadpool` object, so that can be collected while it runs.
+
+use std::os::fd::IntoRawFd;
+use std::sync::Arc;
+
+use crossbeam_channel::Receiver;
+use pyo3::prelude::*;
+
+use crate::event::Shutdown;
+use crate::payload::Payload;
+use crate::supervisor::{Command, Launch, Shared};
+
+use super::settle::PySide;
+
+/// Adds the class to the module.
+pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<Launcher>()
+}
+
+/// Starts the zygotes of one pool.
+#[pyclass(module = "deadpool._core", frozen)]
+pub struct Launcher {
+    launches: Receiver<Launch>,
+    shared: Arc<Shared<PySide>>,
+}
+
+impl Launcher {
+    pub(super) fn new(launches: Receiver<Launch>, shared: Arc<Shared<PySide>>) -> Self {
+        Self { launches, shared }
+    }
+}
+
+#[pymethods]
+impl Launcher {
+    /// Wait for the next job. **Blocks**; for a thread of its own.
+    ///
+    /// Returns the number of a zygote with the descriptor of its control socket, which is the caller's
+    /// from then on; a number with `None` for a zygote that is to be waited for; 0 with `None` when
+    /// `tell_environ` is to be called; `None` when there will be no more.
+    fn next(&self, py: Python<'_>) -> Option<(u64, Option<i32>)> {
+        match py.detach(|| self.launches.recv()) {
+            Ok(Launch::Zygote { zygote, control }) => Some((zygote, Some(control.into_raw_fd()))),
+            Ok(Launch::Reap(zygote)) => Some((zygote, None)),
+            Ok(Launch::LookAtEnviron) => Some((0, None)),
+            Ok(Launch::Stop) | Err(_) => None,
+        }
+    }
+
+    /// Let the pool finish what was submitted, and end.
+    fn close(&self) {
+        let (done, _) = crossbeam_channel::bounded(0);
+        self.shared.gate().close();
+        self.shared.post(Command::Shutdown(Shutdown::Drain, done));
+    }
+
+    /// Say how the environment that workers get has changed, pickled; `None` if it has not.
+    fn tell_environ(&self, changes: Option<Vec<u8>>) {
+        self.shared.post(Command::Environ(changes.map(Payload::from)));
+    }
+
+    /// Say that a zygote was started.
+    fn launched(&self, zygote: u64, pid: u32) {
+        self.shared.post(Command::Launched { zygote, result: Ok(pid) });
+    }
+
+    /// Say that a zygote could not be started.
+    fn failed(&self, zygote: u64, reason: String) {
+        self.shared.post(Command::Launched { zygote, result: Err(reason) });
+    }
+
+    /// The descriptors of the supervisor, which a forked child has copies of and must close.
+    fn descriptors(&self, py: Python<'_>) -> Vec<i32> {
+        py.detach(|| self.shared.descriptors())
+    }
+}
