@@ -54,6 +54,8 @@ pub(super) struct Remote {
     pub rss_bytes: Option<u64>,
     /// The most memory that its process had, once it is gone.
     pub peak_rss_bytes: Option<u64>,
+    /// Kills for memory were counted after its death.
+    pub is_looked_into: bool,
     /// How many stacks it had written down when it was last asked for one.
     pub stacks_before: u32,
     socket: OwnedFd,
@@ -108,6 +110,7 @@ impl Remote {
             exit: None,
             rss_bytes: None,
             peak_rss_bytes: None,
+            is_looked_into: false,
             stacks_before: 0,
             socket: ours,
             page,

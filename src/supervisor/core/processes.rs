@@ -168,6 +168,10 @@ impl<S: Send + Sync + 'static> Core<S> {
         let Some(remote) = self.remotes.0.get_mut(&id) else { return };
         if remote.exit.is_none() && self.zygotes.contains_key(&remote.zygote) {
             self.leaving.push((clock::now() + EXIT_GRACE, id));
+            if self.pool.is_busy(id) && !std::mem::replace(&mut remote.is_looked_into, true) {
+                // It will be asked about; now nothing waits for that, as its zygote is at work.
+                self.oom.look();
+            }
         } else {
             self.worker_gone(id);
         }
