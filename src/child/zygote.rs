@@ -167,35 +167,43 @@ impl Zygote {
         self.take_in()
     }
 
-    /// Reap whoever has ended, kill what has come in their place, and say of the workers how they went.
+    /// Reap whoever has ended, say of the workers how they went, and kill what they have left.
     fn take_in(&mut self) -> Result<()> {
-        let mut has_reaped = false;
-        let mut reports = Vec::new();
+        let mut reaped = Vec::new();
         while let Some((pid, exit, peak_rss_bytes)) = wait::reap_any_measured()? {
-            has_reaped = true;
-            if let Some(worker) = self.workers.remove(&pid) {
-                reports.push(Report::Exited { worker, exit: exit.into(), peak_rss_bytes });
-            }
+            reaped.push((self.workers.remove(&pid), exit.into(), peak_rss_bytes));
             self.strangers.retain(|&stranger| stranger != pid);
         }
-        if has_reaped {
-            // First, so that nothing of a task is left when its future fails.
-            self.kill_orphans();
+        if reaped.is_empty() {
+            return Ok(());
         }
-        for report in &reports {
-            self.report(report, &[])?;
+        let leaves = !self.is_alone();
+        for &(worker, exit, peak_rss_bytes) in &reaped {
+            if let Some(worker) = worker {
+                self.report(&Report::Exited { worker, exit, peak_rss_bytes, leaves }, &[])?;
+            }
+        }
+        if leaves {
+            self.kill_orphans();
+            for worker in reaped.iter().filter_map(|&(worker, ..)| worker) {
+                self.report(&Report::Cleared { worker }, &[])?;
+            }
         }
         Ok(())
     }
 
+    /// Whether all children are workers or strangers.
+    ///
+    /// Nearly always they are, which is much quicker to see than it is to look for orphans. Where the
+    /// kernel has no such list, false.
+    fn is_alone(&self) -> bool {
+        let is_known = |pid: &u32| self.workers.contains_key(pid) || self.strangers.contains(pid);
+        let children = self.list.as_ref().and_then(ChildList::read);
+        children.is_some_and(|children| children.iter().all(is_known))
+    }
+
     /// Kill what the dead have left behind.
     fn kill_orphans(&self) {
-        let is_known = |pid: &u32| self.workers.contains_key(pid) || self.strangers.contains(pid);
-        // Nearly always there is nothing, which is much quicker to see than it is to look for it.
-        let children = self.list.as_ref().and_then(ChildList::read);
-        if children.is_some_and(|children| children.iter().all(is_known)) {
-            return;
-        }
         let spared: Vec<u32> = self.workers.keys().chain(&self.strangers).copied().collect();
         let _more = MoreDescriptors::allow();
         process_tree::kill_children_of_self(&spared);

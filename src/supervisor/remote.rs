@@ -50,6 +50,8 @@ pub(super) struct Remote {
     is_used: bool,
     /// How it ended, once that is known.
     pub exit: Option<ExitStatus>,
+    /// What it has left behind is being killed.
+    pub leaves: bool,
     /// The memory of its process when it was last looked at.
     pub rss_bytes: Option<u64>,
     /// The most memory that its process had, once it is gone.
@@ -108,6 +110,7 @@ impl Remote {
             environ: None,
             is_used: false,
             exit: None,
+            leaves: false,
             rss_bytes: None,
             peak_rss_bytes: None,
             is_looked_into: false,
