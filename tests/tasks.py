@@ -7,9 +7,11 @@ import contextlib
 import ctypes
 import functools
 import itertools
+import mmap
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -342,6 +344,23 @@ def start_daemon(begun: Path) -> None:
     os.waitpid(child, 0)
     write(begun, f"{os.getpid()} {os.read(reader, 20).decode()}")
     time.sleep(3600)
+
+
+def leave_many(count: int, marks: Path) -> None:
+    """Start processes that write down the time again and again, and die without them.
+
+    :param marks: A file of so many times of 8 bytes each.
+    """
+    with marks.open("r+b") as file:
+        times = mmap.mmap(file.fileno(), 8 * count)
+    for index in range(count):
+        if os.fork() == 0:
+            while True:
+                struct.pack_into("q", times, 8 * index, time.monotonic_ns())
+                time.sleep(0.005)
+    while not all(struct.unpack(f"{count}q", times)):
+        time.sleep(0.001)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def start_stopped_child(begun: Path) -> None:

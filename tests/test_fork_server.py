@@ -188,6 +188,36 @@ def test_what_the_main_module_prints_is_printed_once(tmp_path: Path) -> None:
     assert run_main(tmp_path, head, TWO_POOLS) == ("imported\ndone\n", "")
 
 
+def test_garbage_is_collected_as_usual_when_it_has_started(tmp_path: Path) -> None:
+    head = """
+import gc
+at_import = gc.get_threshold()
+"""
+    body = """
+with deadpool.Deadpool(1) as pool:
+    assert pool.submit(eval, "__import__('__main__').at_import").result() > gc.get_threshold()
+    assert pool.submit(gc.isenabled).result()
+    assert pool.submit(gc.get_threshold).result() == gc.get_threshold()
+print("done")
+"""
+    assert run_main(tmp_path, head, body) == ("done\n", "")
+
+
+def test_how_the_main_module_wants_garbage_collected_counts(tmp_path: Path) -> None:
+    head = """
+import gc
+gc.disable()
+gc.set_threshold(123, 4, 5)
+"""
+    body = """
+with deadpool.Deadpool(1) as pool:
+    assert not pool.submit(gc.isenabled).result()
+    assert pool.submit(gc.get_threshold).result()[:2] == (123, 4)
+print("done")
+"""
+    assert run_main(tmp_path, head, body) == ("done\n", "")
+
+
 def test_modules_that_are_asked_for_are_there(tmp_path: Path) -> None:
     body = """
 multiprocessing.set_forkserver_preload(['__main__', 'wave'])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 import tasks
 from pools import START_METHODS, MakePool
 from processes import (
+    LONG_SECONDS,
     ORPHAN_SECONDS,
     await_death,
     await_pids,
@@ -87,6 +90,35 @@ def test_nothing_survives(
     end(pool, future, pids[0])
     await_death(pids)
     eventually(lambda: not others(), ORPHAN_SECONDS)
+
+
+@pytest.mark.parametrize("method", START_METHODS)
+def test_nothing_that_a_task_left_runs_when_its_future_fails(
+    make_pool: MakePool, method: str, tmp_path: Path
+) -> None:
+    marks = tmp_path / "marks"
+    marks.write_bytes(bytes(8 * 60))
+    future = make_pool(mp_context=method).submit(tasks.leave_many, 60, marks)
+    assert isinstance(future.exception(LONG_SECONDS), deadpool.ProcessError)
+    failed_ns = time.monotonic_ns()
+    time.sleep(0.1)
+    assert max(struct.unpack("60q", marks.read_bytes())) <= failed_ns
+
+
+def test_a_task_may_leave_very_many(make_pool: MakePool, tmp_path: Path) -> None:
+    marks = tmp_path / "marks"
+    marks.write_bytes(bytes(8 * 600))
+    error = make_pool().submit(tasks.leave_many, 600, marks).exception(LONG_SECONDS)
+    assert isinstance(error, deadpool.ProcessError)
+    assert error.signal == signal.SIGKILL
+    assert error.rss_bytes is not None
+
+    def has_stopped() -> bool:
+        before = marks.read_bytes()
+        time.sleep(0.1)
+        return marks.read_bytes() == before
+
+    eventually(has_stopped)
 
 
 @pytest.mark.parametrize("kind", ["stopped", "sibling", "zombies", "forking"])

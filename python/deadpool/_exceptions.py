@@ -6,6 +6,7 @@ by the Python stack of the task where one could be had.
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import queue
 import signal as _signal
@@ -73,6 +74,9 @@ class _Facts(Exception):
         return type(self), self.args, self.__dict__
 
 
+# When a worker dies its memory has just gone through the processor's caches: what is left out then
+# counts ten times.
+@functools.cache
 def _named_signal(number: int | None) -> int | None:
     try:
         return None if number is None else _signal.Signals(number)

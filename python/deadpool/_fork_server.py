@@ -46,10 +46,12 @@ class InheritedDescriptor:
         return _inherited[self._index]
 
 
-def main(control_fd: int, parent_pid: int) -> None:
+def main(control_fd: int, parent_pid: int, usual_threshold: tuple[int, ...] | None = None) -> None:
     """Fork whenever that is asked for, until the parent is gone. Blocks.
 
     :param control_fd: The socket that requests come through.
+    :param parent_pid: The process that they come from.
+    :param usual_threshold: That of the garbage collector, if it was raised for the start.
     """
     _ignore_signals()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
@@ -59,7 +61,8 @@ def main(control_fd: int, parent_pid: int) -> None:
         with contextlib.suppress(ProcessLookupError):
             parent = os.pidfd_open(parent_pid)
         if os.getppid() == parent_pid:
-            server = _Server(socket.socket(fileno=control_fd), parent)
+            usual_threshold = usual_threshold or gc.get_threshold()
+            server = _Server(socket.socket(fileno=control_fd), parent, usual_threshold)
             server.serve()
     except BaseException:
         sys.excepthook(*sys.exc_info())
@@ -83,11 +86,15 @@ class _Server:
 
     :param control: The socket that they come through.
     :param parent: A pidfd of the process that they come from.
+    :param usual_threshold: That of the garbage collector where nobody sets another.
     """
 
-    def __init__(self, control: socket.socket, parent: int) -> None:
+    def __init__(
+        self, control: socket.socket, parent: int, usual_threshold: tuple[int, ...]
+    ) -> None:
         self._control = control
         self._parent = parent
+        self._usual_threshold = usual_threshold
         self._is_prepared = False
         self.zygotes: list[int] = []
         control.set_inheritable(False)
@@ -105,7 +112,7 @@ class _Server:
             if not self._is_prepared:
                 # The main module may take its time.
                 watch = _core.ParentWatch(self._parent)
-                _prepare(task)
+                _prepare(task, self._usual_threshold)
                 watch.stop()
                 self._is_prepared = True
             with socket.socket(fileno=answer) as answers:
@@ -150,8 +157,9 @@ class _Server:
         os.close(pidfd)
 
 
-def _prepare(task: int) -> None:
+def _prepare(task: int, usual_threshold: tuple[int, ...]) -> None:
     """Import what processes to come are going to need, as far as that works here."""
+    starting_threshold = gc.get_threshold()
     current: Any = process.current_process()
     # So that a main module which starts processes when it is imported is told what is wrong.
     current._inheriting = True
@@ -180,6 +188,9 @@ def _prepare(task: int) -> None:
         _ignore_signals()
     # Or each process would print it once more.
     _worker.flush_streams()
+    if gc.get_threshold() == starting_threshold:
+        # The main module wants no other.
+        gc.set_threshold(*usual_threshold)
     # What is there now stays for ever, in pages that all processes share.
     gc.freeze()
 

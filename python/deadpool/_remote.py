@@ -7,6 +7,7 @@ process; neither is on the fast path.
 from __future__ import annotations
 
 import copyreg
+import functools
 import signal as _signal
 import traceback
 
@@ -191,6 +192,7 @@ def _worker(facts: dict[str, Any]) -> str:
     return "the worker" if pid is None else f"worker {pid}"
 
 
+@functools.cache
 def _exit(exitcode: int | None) -> str:
     if exitcode is None:
         return "nobody could tell how"
@@ -213,7 +215,8 @@ def _memory(facts: dict[str, Any]) -> str:
 
 
 def _mebibytes(size_bytes: int) -> str:
-    return f"{size_bytes / 2**20:,.1f} MiB"
+    tenths = (size_bytes * 10 + 2**19) >> 20
+    return f"{tenths // 10:,}.{tenths % 10} MiB"
 
 
 def _shown(exception: BaseException) -> str:

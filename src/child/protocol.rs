@@ -47,6 +47,13 @@ pub enum Report {
         exit: Exit,
         /// The most resident memory that it had.
         peak_rss_bytes: u64,
+        /// It may have left processes behind, of whose end [`Cleared`](Self::Cleared) tells.
+        leaves: bool,
+    },
+    /// What such a worker has left is killed.
+    Cleared {
+        /// The worker.
+        worker: u64,
     },
 }
 
@@ -120,7 +127,13 @@ mod tests {
             Report::Ready,
             Report::Forked { worker: 3, pid: 4242 },
             Report::ForkFailed { worker: 1, reason: "no more processes".into() },
-            Report::Exited { worker: 9, exit: Exit::Signal(9), peak_rss_bytes: 1 << 40 },
+            Report::Exited {
+                worker: 9,
+                exit: Exit::Signal(9),
+                peak_rss_bytes: 1 << 40,
+                leaves: true,
+            },
+            Report::Cleared { worker: 9 },
         ];
         for report in reports {
             assert_eq!(decode::<Report>(&encode(&report).unwrap()).unwrap(), report);

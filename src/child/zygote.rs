@@ -14,6 +14,7 @@ use rustc_hash::FxHashMap;
 use crate::error::{Error, Result};
 use crate::sys::limits::MoreDescriptors;
 use crate::sys::pidfd::PidFd;
+use crate::sys::process_tree::ChildList;
 use crate::sys::{packet, prctl, process_tree, socket, wait};
 
 use super::protocol::{self, Report, Request};
@@ -64,6 +65,8 @@ pub struct Zygote {
     workers: FxHashMap<u32, u64>,
     // Children that were there before the first worker, which are somebody else's affair.
     strangers: Vec<u32>,
+    // Where orphans are seen, if the kernel has such a list.
+    list: Option<ChildList>,
 }
 
 impl Zygote {
@@ -77,7 +80,8 @@ impl Zygote {
         let children = SignalFd::with_flags(&mask, flags)
             .map_err(|errno| Error::errno("listen to SIGCHLD", errno))?;
         let strangers = process_tree::children_of_self();
-        Ok(Self { control, children, parent: None, workers: FxHashMap::default(), strangers })
+        let list = ChildList::of_orphans();
+        Ok(Self { control, children, parent: None, workers: FxHashMap::default(), strangers, list })
     }
 
     /// Fork and watch until there is nothing left to do; everything below is gone then.
@@ -139,6 +143,7 @@ impl Zygote {
     fn fork(&mut self, worker: u64, fds: &WorkerFds, forker: &mut impl Forker) -> Result<()> {
         let mut inherited = vec![self.control.as_raw_fd(), self.children.as_raw_fd()];
         inherited.extend(self.parent.as_ref().map(|parent| parent.as_fd().as_raw_fd()));
+        inherited.extend(self.list.as_ref().map(|list| list.as_fd().as_raw_fd()));
         match forker.fork(worker, fds, &inherited) {
             Ok(pid) => {
                 self.workers.insert(pid, worker);
@@ -153,20 +158,55 @@ impl Zygote {
         }
     }
 
-    /// Take in the children that have ended, and kill those that have come in their place.
+    /// Take in the children that have ended.
     fn reap(&mut self) -> Result<()> {
+        // At once: somebody waits for what the dead were working on.
+        self.take_in()?;
         while let Ok(Some(_)) = self.children.read_signal() {}
+        // Of those that ended in between, the signal is gone.
+        self.take_in()
+    }
+
+    /// Reap whoever has ended, say of the workers how they went, and kill what they have left.
+    fn take_in(&mut self) -> Result<()> {
+        let mut reaped = Vec::new();
         while let Some((pid, exit, peak_rss_bytes)) = wait::reap_any_measured()? {
-            if let Some(worker) = self.workers.remove(&pid) {
-                let exit = exit.into();
-                self.report(&Report::Exited { worker, exit, peak_rss_bytes }, &[])?;
-            }
+            reaped.push((self.workers.remove(&pid), exit.into(), peak_rss_bytes));
             self.strangers.retain(|&stranger| stranger != pid);
         }
+        if reaped.is_empty() {
+            return Ok(());
+        }
+        let leaves = !self.is_alone();
+        for &(worker, exit, peak_rss_bytes) in &reaped {
+            if let Some(worker) = worker {
+                self.report(&Report::Exited { worker, exit, peak_rss_bytes, leaves }, &[])?;
+            }
+        }
+        if leaves {
+            self.kill_orphans();
+            for worker in reaped.iter().filter_map(|&(worker, ..)| worker) {
+                self.report(&Report::Cleared { worker }, &[])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether all children are workers or strangers.
+    ///
+    /// Nearly always they are, which is much quicker to see than it is to look for orphans. Where the
+    /// kernel has no such list, false.
+    fn is_alone(&self) -> bool {
+        let is_known = |pid: &u32| self.workers.contains_key(pid) || self.strangers.contains(pid);
+        let children = self.list.as_ref().and_then(ChildList::read);
+        children.is_some_and(|children| children.iter().all(is_known))
+    }
+
+    /// Kill what the dead have left behind.
+    fn kill_orphans(&self) {
         let spared: Vec<u32> = self.workers.keys().chain(&self.strangers).copied().collect();
         let _more = MoreDescriptors::allow();
         process_tree::kill_children_of_self(&spared);
-        Ok(())
     }
 
     fn sweep_up(&self) {

@@ -254,6 +254,11 @@ impl<B> Pool<B> {
         self.workers.iter().map(|(&id, worker)| (id, worker))
     }
 
+    /// Whether tasks that have not ended are with this worker.
+    pub fn is_busy(&self, id: WorkerId) -> bool {
+        self.workers.get(&id).is_some_and(|worker| !worker.queue.is_empty())
+    }
+
     /// What the caller keeps with a task that has not ended.
     pub fn baggage(&mut self, task: TaskId) -> Option<&mut B> {
         self.tasks.get_mut(&task).map(|record| &mut record.baggage)

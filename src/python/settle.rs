@@ -201,11 +201,11 @@ pub fn callable_name(callable: &Bound<'_, PyAny>) -> String {
     let mut callable = callable.clone();
     // Partials of partials are flattened by Python, other wrappers may nest; not without end.
     for _ in 0..8 {
-        let is_partial = callable.get_type().name().is_ok_and(|name| name == "partial");
-        match callable.getattr("func") {
-            Ok(inner) if is_partial => callable = inner,
-            _ => break,
+        if !callable.get_type().name().is_ok_and(|name| name == "partial") {
+            break;
         }
+        let Ok(inner) = callable.getattr("func") else { break };
+        callable = inner;
     }
     let text =
         |object: &Bound<'_, PyAny>, name: &str| object.getattr(name).ok()?.extract::<String>().ok();

@@ -50,10 +50,14 @@ pub(super) struct Remote {
     is_used: bool,
     /// How it ended, once that is known.
     pub exit: Option<ExitStatus>,
+    /// What it has left behind is being killed.
+    pub leaves: bool,
     /// The memory of its process when it was last looked at.
     pub rss_bytes: Option<u64>,
     /// The most memory that its process had, once it is gone.
     pub peak_rss_bytes: Option<u64>,
+    /// Kills for memory were counted after its death.
+    pub is_looked_into: bool,
     /// How many stacks it had written down when it was last asked for one.
     pub stacks_before: u32,
     socket: OwnedFd,
@@ -106,8 +110,10 @@ impl Remote {
             environ: None,
             is_used: false,
             exit: None,
+            leaves: false,
             rss_bytes: None,
             peak_rss_bytes: None,
+            is_looked_into: false,
             stacks_before: 0,
             socket: ours,
             page,

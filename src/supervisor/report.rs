@@ -29,6 +29,8 @@ pub(super) struct OomVerdict {
 struct Counter {
     watch: OomWatch,
     seen: Option<u64>,
+    // Whether it could be read the last time, and compared with the time before.
+    is_known: bool,
     // Kills that explain no death so far, and when they were seen.
     unexplained: u64,
     since: Time,
@@ -36,25 +38,32 @@ struct Counter {
 
 impl Counter {
     fn new(watch: OomWatch) -> Self {
-        Self { seen: watch.count(), watch, unexplained: 0, since: clock::now() }
+        Self { seen: watch.count(), watch, is_known: false, unexplained: 0, since: clock::now() }
     }
 
-    /// Whether it counts a kill that may be this death and explains none before it.
-    ///
-    /// Several workers may be killed before one of them is asked about.
-    fn explains_one(&mut self, now: Time) -> Option<bool> {
-        let count = self.watch.count()?;
-        let before = self.seen.replace(count)?;
+    /// Read it. A kill is counted before it is carried out, so that of a dead process is among them.
+    fn look(&mut self, now: Time) {
+        let count = self.watch.count();
+        let before = self.seen;
+        self.seen = count.or(before);
+        self.is_known = count.is_some() && before.is_some();
         if now.since(self.since) > SAME_SHORTAGE {
             self.unexplained = 0;
         }
-        if count > before {
-            self.unexplained += count - before;
+        let more = count.zip(before).map_or(0, |(count, before)| count.saturating_sub(before));
+        if more > 0 {
+            self.unexplained += more;
             self.since = now;
         }
+    }
+
+    /// Whether it counted a kill that may be this death and explains none before it.
+    ///
+    /// Several workers may be killed before one of them is asked about.
+    fn explains_one(&mut self) -> Option<bool> {
         let explains = self.unexplained > 0;
         self.unexplained = self.unexplained.saturating_sub(1);
-        Some(explains)
+        self.is_known.then_some(explains)
     }
 }
 
@@ -64,12 +73,18 @@ impl OomVerdict {
         Self { ours, machine: Counter::new(OomWatch::of_machine()) }
     }
 
-    /// Whether the kernel killed a process that was not killed by us and ended so.
+    /// See how many kills there were until now.
+    pub fn look(&mut self) {
+        let now = clock::now();
+        self.ours.look(now);
+        self.machine.look(now);
+    }
+
+    /// Whether the kernel killed a process that was not killed by us and ended so before the last look.
     fn judge(&mut self, exit: ExitStatus) -> Option<bool> {
         match exit {
             ExitStatus::Signal(libc::SIGKILL) => {
-                let now = clock::now();
-                match (self.ours.explains_one(now)?, self.machine.explains_one(now)) {
+                match (self.ours.explains_one()?, self.machine.explains_one()) {
                     (true, _) => Some(true),
                     // The task may have moved to a cgroup of its own, or it was somebody else.
                     (false, Some(true)) => None,
@@ -87,7 +102,12 @@ pub(super) fn describe(outcome: &mut Outcome, remote: &mut Remote, oom: &mut Oom
     let Outcome::Failed(failure) = outcome else { return };
     let Some(pid) = remote.pid() else { return };
     let (exit, oom_killed) = match remote.exit {
-        Some(exit) => (exit, oom.judge(exit)),
+        Some(exit) => {
+            if exit == ExitStatus::Signal(libc::SIGKILL) && !remote.is_looked_into {
+                oom.look();
+            }
+            (exit, oom.judge(exit))
+        }
         // It ends before its worker has: we are the ones who kill it.
         None => (ExitStatus::Signal(libc::SIGKILL), Some(false)),
     };
@@ -116,12 +136,19 @@ mod tests {
         let watch = OomWatch::of_file(File::open(&path).unwrap());
         let mut kills = Counter::new(watch);
         let now = clock::now();
-        let mut at = |milliseconds| kills.explains_one(now + Duration::from_millis(milliseconds));
+        let mut at = |milliseconds| {
+            kills.look(now + Duration::from_millis(milliseconds));
+            kills.explains_one()
+        };
         assert_eq!(at(0), Some(false));
         counted(9);
         assert_eq!([at(10), at(20), at(30)], [Some(true), Some(true), Some(false)]);
         counted(11);
         assert_eq!([at(40), at(2000)], [Some(true), Some(false)]);
+        // Both were seen when the first of two deaths was.
+        counted(13);
+        kills.look(now + Duration::from_secs(4));
+        assert_eq!([(); 3].map(|()| kills.explains_one()), [Some(true), Some(true), Some(false)]);
         std::fs::remove_file(path).unwrap();
     }
 }

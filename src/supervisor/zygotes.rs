@@ -133,7 +133,7 @@ impl Zygote {
             Report::Forked { worker, .. } | Report::ForkFailed { worker, .. } => {
                 self.under_way.retain(|waiting| waiting.get() != *worker);
             }
-            Report::Exited { .. } => {}
+            Report::Exited { .. } | Report::Cleared { .. } => {}
         }
         Ok(Some((report, fds.pop())))
     }

@@ -6,6 +6,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
 use std::sync::OnceLock;
 
 use procfs::process::Process;
@@ -82,6 +83,18 @@ pub(super) fn listed_children(pid: u32) -> Vec<u32> {
     children
 }
 
+/// The pids in an open file, from its beginning.
+pub(super) fn pids(file: &File) -> io::Result<Vec<u32>> {
+    let mut text = Vec::new();
+    let mut buffer = [0; 4096];
+    loop {
+        match file.read_at(&mut buffer, text.len() as u64)? {
+            0 => return Ok(pids_in(&text).collect()),
+            count => text.extend_from_slice(&buffer[..count]),
+        }
+    }
+}
+
 fn pids_in(list: &[u8]) -> impl Iterator<Item = u32> + '_ {
     let words = list.split(u8::is_ascii_whitespace);
     words.filter_map(|word| std::str::from_utf8(word).ok()?.parse().ok())
@@ -145,6 +158,18 @@ mod tests {
             parent(std::process::id(), &mut Vec::new()),
             Some(std::os::unix::process::parent_id())
         );
+    }
+
+    #[test]
+    fn a_list_is_read_from_its_beginning_each_time() {
+        let path = std::env::temp_dir().join(format!("deadpool-pids-{}", std::process::id()));
+        let expected: Vec<u32> = (10_000..12_000).collect();
+        let words: Vec<String> = expected.iter().map(u32::to_string).collect();
+        fs::write(&path, words.join(" ")).unwrap();
+        let file = File::open(&path).unwrap();
+        fs::remove_file(path).unwrap();
+        assert_eq!(pids(&file).unwrap(), expected);
+        assert_eq!(pids(&file).unwrap(), expected);
     }
 
     #[test]

@@ -40,8 +40,8 @@ use crate::worker::{Phase, WorkerId};
 
 use readiness::Token;
 
-/// How long the exit status of a process that is gone, or the end of one that has closed its
-/// socket, is waited for.
+/// How long the exit status of a process that is gone, the end of what it left behind, or the end of
+/// one that has closed its socket, is waited for.
 const EXIT_GRACE: Duration = Duration::from_millis(200);
 
 /// Bytes read from a socket at once.

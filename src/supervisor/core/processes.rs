@@ -117,14 +117,20 @@ impl<S: Send + Sync + 'static> Core<S> {
             Report::ForkFailed { worker, reason } => {
                 self.events.push_back(Event::StartFailed { worker: WorkerId::new(worker), reason });
             }
-            Report::Exited { worker, exit, peak_rss_bytes } => {
+            Report::Exited { worker, exit, peak_rss_bytes, leaves } => {
                 let id = WorkerId::new(worker);
-                if let Some(remote) = self.remotes.0.get_mut(&id) {
-                    remote.exit = Some(exit.into());
-                    remote.peak_rss_bytes = Some(peak_rss_bytes);
+                let Some(remote) = self.remotes.0.get_mut(&id) else { return };
+                remote.exit = Some(exit.into());
+                remote.peak_rss_bytes = Some(peak_rss_bytes);
+                remote.leaves = leaves;
+                if leaves {
+                    // Its task fails when nothing of it runs any more, unless that takes too long.
+                    self.leaving.push((clock::now() + EXIT_GRACE, id));
+                } else {
                     self.worker_gone(id);
                 }
             }
+            Report::Cleared { worker } => self.worker_gone(WorkerId::new(worker)),
         }
     }
 
@@ -166,8 +172,13 @@ impl<S: Send + Sync + 'static> Core<S> {
     pub(super) fn process_gone(&mut self, id: WorkerId) {
         self.forget_process(id);
         let Some(remote) = self.remotes.0.get_mut(&id) else { return };
-        if remote.exit.is_none() && self.zygotes.contains_key(&remote.zygote) {
+        let is_over = remote.exit.is_some() && !remote.leaves;
+        if !is_over && self.zygotes.contains_key(&remote.zygote) {
             self.leaving.push((clock::now() + EXIT_GRACE, id));
+            if self.pool.is_busy(id) && !std::mem::replace(&mut remote.is_looked_into, true) {
+                // It will be asked about; now nothing waits for that, as its zygote is at work.
+                self.oom.look();
+            }
         } else {
             self.worker_gone(id);
         }
