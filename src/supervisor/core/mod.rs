@@ -40,9 +40,12 @@ use crate::worker::{Phase, WorkerId};
 
 use readiness::Token;
 
-/// How long the exit status of a process that is gone, the end of what it left behind, or the end of
-/// one that has closed its socket, is waited for.
+/// How long the exit status of a process that is gone, or the end of one that has closed its socket, is
+/// waited for.
 const EXIT_GRACE: Duration = Duration::from_millis(200);
+
+/// How long the end of what a process has left behind is waited for: of hundreds, on a busy machine.
+const CLEARING_GRACE: Duration = Duration::from_secs(2);
 
 /// Bytes read from a socket at once.
 const SCRATCH_BYTES: usize = 256 * 1024;

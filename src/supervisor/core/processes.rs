@@ -16,7 +16,7 @@ use crate::time::Time;
 use crate::worker::WorkerId;
 
 use super::readiness::Token;
-use super::{Core, EXIT_GRACE};
+use super::{CLEARING_GRACE, Core, EXIT_GRACE};
 
 impl<S: Send + Sync + 'static> Core<S> {
     pub(super) fn start(&mut self, id: WorkerId) {
@@ -125,7 +125,7 @@ impl<S: Send + Sync + 'static> Core<S> {
                 remote.leaves = leaves;
                 if leaves {
                     // Its task fails when nothing of it runs any more, unless that takes too long.
-                    self.leaving.push((clock::now() + EXIT_GRACE, id));
+                    self.await_end(id);
                 } else {
                     self.worker_gone(id);
                 }
@@ -174,11 +174,11 @@ impl<S: Send + Sync + 'static> Core<S> {
         let Some(remote) = self.remotes.0.get_mut(&id) else { return };
         let is_over = remote.exit.is_some() && !remote.leaves;
         if !is_over && self.zygotes.contains_key(&remote.zygote) {
-            self.leaving.push((clock::now() + EXIT_GRACE, id));
             if self.pool.is_busy(id) && !std::mem::replace(&mut remote.is_looked_into, true) {
                 // It will be asked about; now nothing waits for that, as its zygote is at work.
                 self.oom.look();
             }
+            self.await_end(id);
         } else {
             self.worker_gone(id);
         }
@@ -195,6 +195,14 @@ impl<S: Send + Sync + 'static> Core<S> {
         // What it had sent before it went comes first.
         self.receive(id);
         self.events.push_back(Event::Exited { worker: id, exit });
+    }
+
+    /// Take a worker for gone in a while, whatever is still to be told of it.
+    pub(super) fn await_end(&mut self, id: WorkerId) {
+        let leaves = self.remotes.0.get(&id).is_some_and(|remote| remote.leaves);
+        let grace = if leaves { CLEARING_GRACE } else { EXIT_GRACE };
+        self.leaving.retain(|&(_, leaving)| leaving != id);
+        self.leaving.push((clock::now() + grace, id));
     }
 
     pub(super) fn expire_leaving(&mut self, now: Time) {

@@ -7,11 +7,10 @@ use crate::event::Event;
 use crate::frame::{Header, Kind};
 use crate::outcome::Outcome;
 use crate::payload::Payload;
-use crate::sys::clock;
 use crate::sys::poller::Interest;
 use crate::worker::WorkerId;
 
-use super::{Core, Debt, EXIT_GRACE};
+use super::{Core, Debt};
 
 /// Whose descriptor it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,7 +95,7 @@ impl<S: Send + Sync + 'static> Core<S> {
             Ok(false) => {}
             Ok(true) => {
                 let _ = self.poller.remove(remote.socket().as_fd());
-                self.leaving.push((clock::now() + EXIT_GRACE, id));
+                self.await_end(id);
             }
             Err(error) => {
                 // What it finished before it went astray counts.
