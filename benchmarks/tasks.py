@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -36,8 +35,9 @@ def hold_the_gil(letters: int) -> None:
     re.match(r"(a+)+$", "a" * letters + "b")
 
 
-def die(path: str) -> None:
-    """Write down the time and be killed."""
-    with Path(path).open("w") as file:
-        file.write(str(time.monotonic_ns()))
-    os.kill(os.getpid(), signal.SIGKILL)
+def linger(path: str) -> None:
+    """Write down which process runs this, and go on until it is killed."""
+    unfinished = Path(path + ".unfinished")
+    unfinished.write_text(str(os.getpid()))
+    unfinished.rename(path)
+    time.sleep(60)
