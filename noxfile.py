@@ -39,7 +39,18 @@ PYTEST = ["pytest>=8", "pytest-timeout", "pytest-xdist", "billiard", "cloudpickl
 nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_missing_interpreters = True
 nox.options.sessions = [
-    *("lint", "types", "rust", "wheel", "tests", "cpython", "chancy", "docs"),
+    *(
+        "lint",
+        "types",
+        "rust",
+        "wheel",
+        "tests",
+        "cpython",
+        "chancy",
+        "celery",
+        "celery_chaos",
+        "docs",
+    ),
 ]
 
 
@@ -245,7 +256,8 @@ def celery(session: nox.Session) -> None:
     install_wheel(session, *PYTEST, *CELERY)
     files = sorted(str(path) for path in Path("tests/celery").glob("test_*.py"))
     files.remove(CELERY_CHAOS)
-    run_pytest(session, "--dist", "worksteal", *files)
+    # They wait for workers to start, and for brokers.
+    run_pytest(session, "--numprocesses", "4", "--dist", "worksteal", *files)
 
 
 @nox.session(python=MAIN)

@@ -58,7 +58,8 @@ def test_start_methods(start_worker: StartWorker, method: str) -> None:
     assert worker.stop() == 0
     started = {line.split()[1] for line in worker.lines("init")}
     ended = [line.split() for line in worker.lines("shutdown")]
-    assert len(ended) == 2
+    # All but the one that was killed; on a busy machine there may be more than two of them.
+    assert len({pid for _name, pid, _code in ended}) == len(ended) == len(started) - 1
     assert all(name == worker.name and pid in started and code == "0" for name, pid, code in ended)
 
 
