@@ -112,6 +112,21 @@ def test_shutting_down_without_waiting_does_not_block(pool: LoopPool) -> None:
         pool._settle_ready()
 
 
+@pytest.mark.parametrize("end", ["shutdown", "kill_workers", "terminate_workers"])
+def test_another_thread_does_not_wait_for_the_loop(pool: LoopPool, end: str) -> None:
+    future = settled(pool.submit(tasks.add, 1, 1))
+    pool.run_until_done([future])
+    waiting = [settled(pool.submit(tasks.sleep, LIMIT_SECONDS)) for _ in range(4)]
+    options = {"wait": False, "cancel_futures": True} if end == "shutdown" else {}
+    thread = threading.Thread(target=getattr(pool, end), kwargs=options, daemon=True)
+    thread.start()
+    thread.join(LIMIT_SECONDS)
+    assert not thread.is_alive()
+    while not all(future._state == "CANCELLED_AND_NOTIFIED" for future in waiting):
+        assert pool.wait_for_bell()
+        pool._settle_ready()
+
+
 def test_whoever_waits_for_the_end_has_a_thread_settle(pool: LoopPool) -> None:
     futures = [settled(pool.submit(tasks.add, number, number)) for number in range(20)]
     pool.shutdown(wait=True)

@@ -168,8 +168,6 @@ class Threads:
         self._method = method
         self._completer: Completer | None = None
         self._threads: list[threading.Thread] = []
-        # The thread of an event loop that settles the futures.
-        self._loop_thread: int | None = None
         # Whose thread has not ended.
         self._going = {"completer", "launcher"}
         self._zygotes: dict[int, Any] = {}
@@ -216,10 +214,10 @@ class Threads:
     def complete_ready(self) -> None:
         """Settle what has ended, in the thread of an event loop. Does not block."""
         completer = self._completer
-        if completer is not None:
-            self._loop_thread = threading.get_ident()
-            if not completer.run_ready(self._on_worker_up, self._on_worker_down):
-                self._ended("completer")
+        if completer is None:
+            return
+        if not completer.run_ready(self._on_worker_up, self._on_worker_down):
+            self._ended("completer")
 
     def join(self) -> None:
         """Wait until the pool has ended. Blocks."""
@@ -227,10 +225,13 @@ class Threads:
             thread.join()
 
     def is_current(self) -> bool:
-        """Whether the calling thread is one of these, or does the work of one, and so can't wait for them."""
-        if self._completer is not None and self._loop_thread in (None, threading.get_ident()):
-            return True
-        return threading.current_thread() in self._threads
+        """Whether the calling thread is one of these, or may do the work of one, and so can't wait for them."""
+        # An event loop need not go on, in whatever thread it is.
+        return self._completer is not None or threading.current_thread() in self._threads
+
+    def has_ended(self) -> bool:
+        """Whether all futures have ended, and both threads."""
+        return not self._going
 
     def finish(self) -> None:
         """Let what was submitted finish, and wait for the end. Blocks."""

@@ -422,6 +422,17 @@ def test_memory_error_of_a_callback_is_not_caught_by_the_hub() -> None:
         pool.end()
 
 
+def test_another_thread_may_terminate_what_no_loop_serves(make: Any) -> None:
+    pool = make()
+    told, _ = pool.apply(contract_tasks.sleep, 60)
+    pool.wait_for(lambda: told.names == ["accepted"])
+    thread = threading.Thread(target=pool.pool.terminate, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive()
+    await_death([told.value("accepted")[0]])
+
+
 def test_semaphore_is_released_once_a_task_and_grows_with_the_pool() -> None:
     pool = InHub(2)
     try:
