@@ -100,7 +100,9 @@ class Crew:
         former, self.executor = self.executor, self._make()
         # Not by clear_workers(): their successors would have the code that was imported before.
         former._close(_DRAIN, False)
-        self._former = [*(other for other in self._former if other.workers()), former]
+        # One without workers may still have tasks that wait for some, or whose ends nobody was told.
+        going = [other for other in self._former if not other._threads.has_ended()]
+        self._former = [*going, former]
 
     def cancel_waiting(self) -> None:
         """Let no task begin that has not begun; the others go on. Does not block."""

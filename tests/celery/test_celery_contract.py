@@ -177,6 +177,21 @@ def test_an_event_loop_hears_of_results_without_another_thread() -> None:
 
 
 def test_what_is_raised_outside_of_a_task(make: Any) -> None:
+def test_restarting_twice_loses_nothing(make: Any) -> None:
+    pool = make()
+    told, _ = pool.apply(contract_tasks.sleep, 0.3)
+    pool.wait_for(lambda: told.names == ["accepted"])
+    pool.pool.restart()
+    (former,) = pool.pool._crew._former
+    # The event loop is busy with something else.
+    eventually(lambda: not former.workers())
+    pool.pool.restart()
+    pool.wait_for(lambda: told.names == ["accepted", "done"])
+    eventually(lambda: not former._threads._going)
+    pool.pool.restart()
+    assert former not in pool.pool._crew._former
+
+
     pool = make()
     for error in (SystemExit(3), MemoryError("no"), KeyboardInterrupt(), ValueError("why")):
         told = pool.run(contract_tasks.raise_it, error)
