@@ -243,8 +243,9 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types.
 
     def restart(self) -> None:
         """Replace all worker processes by such that import all code anew; tasks that run go on."""
-        if self._crew is not None:
-            self._crew.restart()
+        with self._uninterrupted:
+            if self._crew is not None:
+                self._crew.restart()
 
     # The end.
 

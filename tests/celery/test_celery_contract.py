@@ -29,6 +29,7 @@ from kombu.asynchronous import Hub, set_event_loop
 from kombu.asynchronous.semaphore import LaxBoundedSemaphore
 from processes import await_death, eventually
 
+from deadpool._celery_crew import Crew
 from deadpool.celery import TaskPool
 
 
@@ -352,6 +353,22 @@ def test_stop_amid_a_submission(make: Any) -> None:
     assert told.names == ["accepted", "done"]
     await_death(pids)
     assert pool.pool.apply_async(contract_tasks.pid) is None
+
+
+def test_stop_amid_a_restart(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = make()
+    told, _ = pool.apply(contract_tasks.sleep, 0.3)
+    make_executor = Crew._make
+
+    def make_and_stop(crew: Crew) -> Any:
+        # As a signal handler does.
+        pool.pool.stop()
+        return make_executor(crew)
+
+    monkeypatch.setattr(Crew, "_make", make_and_stop)
+    pool.pool.restart()
+    assert told.names == ["accepted", "done"]
+    assert pool.pool.info["processes"] == []
 
 
 class OneRequest(Request):  # type: ignore[misc]
