@@ -107,32 +107,35 @@ class HubCalls:
 
     def run(self) -> None:
         """Make the calls that there are. Called by the loop, and from signal handlers."""
-        fd = self._fd
-        if fd is None:
-            return
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(fd)
         with self._uninterrupted:
-            if self.collect is not None:
-                # What it posts is looked at below.
-                self._is_signalled = True
-                self.collect()
-            # Before looking at the calls: one that is posted from now on signals again.
-            self._is_signalled = False
-            # No more than are there now, since the loop has others to serve.
-            for _ in range(len(self._calls)):
-                try:
-                    function, args = self._calls.popleft()
-                except IndexError:
-                    # The pool was killed by one of the calls.
-                    return
-                try:
-                    function(*args)
-                except BaseException:
-                    self._signal()
-                    raise
+            try:
+                self._run()
+            except BaseException:
+                # The loop must come back for what is left.
+                self._signal()
+                raise
         if self._calls:
             self._signal()
+
+    def _run(self) -> None:
+        if self._fd is None:
+            return
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._fd)
+        if self.collect is not None:
+            # What it posts is looked at below.
+            self._is_signalled = True
+            self.collect()
+        # Before looking at the calls: one that is posted from now on signals again.
+        self._is_signalled = False
+        # No more than are there now, since the loop has others to serve.
+        for _ in range(len(self._calls)):
+            try:
+                function, args = self._calls.popleft()
+            except IndexError:
+                # The pool was killed by one of the calls.
+                return
+            function(*args)
 
     def close(self) -> None:
         """Make no more calls."""

@@ -53,6 +53,25 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+class InterruptsOnce:
+    """What Ctrl-C does that comes while a result is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _interrupt_once, ()
+
+
+_interrupts = iter([KeyboardInterrupt()])
+
+
+def _interrupt_once() -> None:
+    for interrupt in _interrupts:
+        raise interrupt
+
+
+def interrupting() -> InterruptsOnce:
+    return InterruptsOnce()
+
+
 def raise_it(error: BaseException) -> None:
     raise error
 

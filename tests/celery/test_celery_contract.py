@@ -177,7 +177,6 @@ def test_an_event_loop_hears_of_results_without_another_thread() -> None:
     assert completers() == before
 
 
-def test_what_is_raised_outside_of_a_task(make: Any) -> None:
 def test_restarting_twice_loses_nothing(make: Any) -> None:
     pool = make()
     told, _ = pool.apply(contract_tasks.sleep, 0.3)
@@ -193,6 +192,7 @@ def test_restarting_twice_loses_nothing(make: Any) -> None:
     assert former not in pool.pool._crew._former
 
 
+def test_what_is_raised_outside_of_a_task(make: Any) -> None:
     pool = make()
     for error in (SystemExit(3), MemoryError("no"), KeyboardInterrupt(), ValueError("why")):
         told = pool.run(contract_tasks.raise_it, error)
@@ -422,6 +422,17 @@ def test_terminate_kills(make: Any) -> None:
     assert told.names == ["accepted"]
 
 
+def test_another_thread_may_terminate_what_no_loop_serves(make: Any) -> None:
+    pool = make()
+    told, _ = pool.apply(contract_tasks.sleep, 60)
+    pool.wait_for(lambda: told.names == ["accepted"])
+    thread = threading.Thread(target=pool.pool.terminate, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive()
+    await_death([told.value("accepted")[0]])
+
+
 def test_shrink_and_grow(make: Any) -> None:
     pool = make(2)
     told = [pool.apply(contract_tasks.sleep, 60)[0] for _ in range(2)]
@@ -454,15 +465,22 @@ def test_memory_error_of_a_callback_is_not_caught_by_the_hub() -> None:
         pool.end()
 
 
-def test_another_thread_may_terminate_what_no_loop_serves(make: Any) -> None:
-    pool = make()
-    told, _ = pool.apply(contract_tasks.sleep, 60)
-    pool.wait_for(lambda: told.names == ["accepted"])
-    thread = threading.Thread(target=pool.pool.terminate, daemon=True)
-    thread.start()
-    thread.join(20)
-    assert not thread.is_alive()
-    await_death([told.value("accepted")[0]])
+def test_interrupt_while_results_are_unpickled_loses_nothing() -> None:
+    pool = InHub()
+    try:
+        old, _ = pool.apply(contract_tasks.interrupting)
+        pool.pool.restart()
+        new, _ = pool.apply(contract_tasks.sleep, 0)
+        # Both have ended when the loop comes to it.
+        for executor in (pool.pool._crew.executor, *pool.pool._crew._former):
+            eventually(
+                lambda executor=executor: not executor._running() and not executor._waiting()
+            )
+        with pytest.raises(KeyboardInterrupt):
+            pool.wait_for(lambda: False)
+        pool.wait_for(lambda: old.names == new.names == ["accepted", "done"])
+    finally:
+        pool.end()
 
 
 def test_semaphore_is_released_once_a_task_and_grows_with_the_pool() -> None:
