@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import os
 import queue
+import select
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -104,6 +105,14 @@ class HubCalls:
     def is_current(self) -> bool:
         """Whether the calls are made by the thread that asks; true for all that Celery does."""
         return True
+
+    def wait(self, seconds: float) -> None:
+        """Wait for calls to be made, so long at most. Blocks; not if none will be made any more."""
+        fd = self._fd
+        if fd is not None:
+            poll = select.poll()
+            poll.register(fd, select.POLLIN)
+            poll.poll(seconds * 1000)
 
     def run(self) -> None:
         """Make the calls that there are. Called by the loop, and from signal handlers."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import queue
-import select
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -75,12 +74,10 @@ def wait_in_hub(hub: Any, calls: HubCalls, is_over: Callable[[], bool]) -> None:
     :param calls: Celery's callbacks.
     :param is_over: Whether to return.
     """
-    poll = select.poll()
-    poll.register(calls.fileno(), select.POLLIN)
     while not is_over():
         delay = _fire_timers(hub)
         _acknowledge(hub)
-        poll.poll(delay * 1000)
+        calls.wait(delay)
         calls.run()
     _acknowledge(hub)
 

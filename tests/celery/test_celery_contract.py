@@ -29,6 +29,7 @@ from kombu.asynchronous import Hub, set_event_loop
 from kombu.asynchronous.semaphore import LaxBoundedSemaphore
 from processes import await_death, eventually
 
+import deadpool.celery
 from deadpool._celery_crew import Crew
 from deadpool.celery import TaskPool
 
@@ -353,6 +354,21 @@ def test_stop_amid_a_submission(make: Any) -> None:
     assert told.names == ["accepted", "done"]
     await_death(pids)
     assert pool.pool.apply_async(contract_tasks.pid) is None
+
+
+def test_stop_amid_a_stop(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = make()
+    told, _ = pool.apply(contract_tasks.sleep, 0.3)
+
+    def stop_and_get() -> Any:
+        # As a signal handler does, that comes when the waiting is about to begin.
+        monkeypatch.undo()
+        pool.pool.stop()
+        return deadpool.celery.get_event_loop()
+
+    monkeypatch.setattr(deadpool.celery, "get_event_loop", stop_and_get)
+    pool.pool.stop()
+    assert told.names == ["accepted", "done"]
 
 
 def test_stop_amid_a_restart(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
