@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import threading
@@ -102,6 +103,29 @@ def test_an_interrupt_of_a_callback_is_raised_and_loses_nothing(pool: LoopPool) 
             raised += 1
     assert raised > 0
     assert [future.result(0) for future in futures] == [2 * number for number in range(50)]
+
+
+def test_an_interrupt_while_a_worker_s_end_is_told_is_raised() -> None:
+    def interrupt(_pid: int, _exitcode: int | None) -> None:
+        raise KeyboardInterrupt
+
+    pool = LoopPool(1, max_tasks_per_child=1, on_worker_down=interrupt)
+    try:
+        future = settled(pool.submit(tasks.add, 1, 1))
+        with pytest.raises(KeyboardInterrupt):
+            while pool.wait_for_bell():
+                pool._settle_ready()
+        pool.run_until_done([future])
+        assert future.result(0) == 2
+    finally:
+        pool._close(0, False)
+        while "completer" in pool._threads._going:
+            assert pool.wait_for_bell()
+            with contextlib.suppress(KeyboardInterrupt):
+                pool._settle_ready()
+        pool.shutdown(wait=True)
+        assert pool._bell is not None
+        os.close(pool._bell)
 
 
 def test_shutting_down_without_waiting_does_not_block(pool: LoopPool) -> None:

@@ -37,20 +37,23 @@ struct Observer<'a, 'py> {
 }
 
 impl Observer<'_, '_> {
-    fn up(&self, pid: u32) {
-        if let Some(callback) = self.on_up
-            && let Err(error) = callback.call1((pid,))
-        {
-            error.write_unraisable(callback.py(), Some(callback));
-        }
+    fn up(&self, pid: u32) -> PyResult<()> {
+        let Some(callback) = self.on_up else { return Ok(()) };
+        callback.call1((pid,)).map(drop).or_else(|error| self.deal_with(callback, error))
     }
 
-    fn down(&self, pid: u32, exitcode: Option<i32>) {
-        if let Some(callback) = self.on_down
-            && let Err(error) = callback.call1((pid, exitcode))
-        {
-            error.write_unraisable(callback.py(), Some(callback));
+    fn down(&self, pid: u32, exitcode: Option<i32>) -> PyResult<()> {
+        let Some(callback) = self.on_down else { return Ok(()) };
+        callback.call1((pid, exitcode)).map(drop).or_else(|error| self.deal_with(callback, error))
+    }
+
+    fn deal_with(&self, callback: &Bound<'_, PyAny>, error: PyErr) -> PyResult<()> {
+        let py = callback.py();
+        if self.interrupts.is_to_raise(py, &error) {
+            return Err(error);
         }
+        error.write_unraisable(py, Some(callback));
+        Ok(())
     }
 }
 
@@ -134,8 +137,8 @@ impl Completer {
             Completion::Interrupted(handle) => {
                 return settle::interrupted(py, &handle, interrupts);
             }
-            Completion::WorkerUp(pid) => observer.up(pid),
-            Completion::WorkerDown(pid, exit) => observer.down(pid, exit.exitcode()),
+            Completion::WorkerUp(pid) => return observer.up(pid),
+            Completion::WorkerDown(pid, exit) => return observer.down(pid, exit.exitcode()),
             Completion::Log(level, message) => {
                 log::log!(target: "deadpool::supervisor", level, "{message}");
             }

@@ -137,9 +137,13 @@ pub enum Interrupts {
 }
 
 impl Interrupts {
+    pub(super) fn is_to_raise(self, py: Python<'_>, error: &PyErr) -> bool {
+        self == Self::Raised && !error.is_instance_of::<PyException>(py)
+    }
+
     fn deal_with(self, future: &Bound<'_, FutureBase>, logger: &str, error: PyErr) -> PyResult<()> {
         let py = future.py();
-        if self == Self::Raised && !error.is_instance_of::<PyException>(py) {
+        if self.is_to_raise(py, &error) {
             return Err(error);
         }
         stdlib::log_exception(py, logger, "exception calling callback for %r", future, error);
