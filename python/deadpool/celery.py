@@ -191,6 +191,9 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types.
         if number == _celery_signals.SOFT_LIMIT:
             self._signal(pid, number)
             return
+        if self._crew is not None:
+            # One that has ended on the process is not meant.
+            self._crew.settle()
         jobs = [job for job in list(self._jobs) if job.pid == pid]
         for job in jobs:
             job.terminate_by_pid(number)
@@ -230,6 +233,7 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types.
         """
         if self._crew is None or self._slots is None:
             return
+        self._crew.settle()
         busy = sum(job.is_running() for job in list(self._jobs))
         removed = max(min(n, self._crew.size - busy), 0)
         self._crew.resize(self._crew.size - removed)
@@ -266,6 +270,9 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types.
         if worker_state.should_terminate not in (None, False):
             # Nothing new may begin; the broker delivers it again.
             crew.cancel_waiting()
+            if isinstance(calls, HubCalls):
+                # While the loop did not run, as in a soft shutdown, tasks may have ended: they stay as they ended.
+                calls.run()
             for job in list(self._jobs):
                 calls.post(job.cancel_when_accepted, lambda accepted: cancel(accepted, self))
         hub = get_event_loop()
