@@ -379,27 +379,43 @@ impl<S: Send + Sync + 'static> Shared<S> {
         ended: impl FnOnce(&Statistics) -> R,
     ) -> R {
         let mut life = self.lock();
-        let core = match &mut *life {
-            Life::Running(core) => core,
-            Life::Ended(statistics) => return ended(statistics),
-        };
-        // What comes after the end is for `end` to refuse, while there is somebody to settle it.
-        let mut has_left_something = false;
-        if !core.is_terminated() {
-            core.catch_up();
-            // If it can't be made visible, the supervisor will find out, or who wakes it.
-            let _ = core.publish();
-            has_left_something = !core.may_sleep();
-            if self.rest.load(Ordering::SeqCst) != rest::AWAKE {
-                self.publish_rest(core);
+        if let Life::Running(core) = &mut *life {
+            let caught = panic::catch_unwind(AssertUnwindSafe(|| {
+                let has_left_something = self.catch_up(core);
+                (running(core), has_left_something)
+            }));
+            drop(life);
+            match caught {
+                Ok((answer, has_left_something)) => {
+                    if has_left_something {
+                        self.wake_if(|rests| rests != rest::AWAKE);
+                    }
+                    return answer;
+                }
+                Err(cause) => self.fail(&panic_text(cause.as_ref())),
             }
+            life = self.lock();
         }
-        let answer = running(core);
-        drop(life);
-        if has_left_something {
-            self.wake_if(|rests| rests != rest::AWAKE);
+        match &*life {
+            Life::Ended(statistics) => ended(statistics),
+            // Somebody else noticed it first, and is at it.
+            Life::Running(core) => ended(&core.statistics()),
         }
-        answer
+    }
+
+    /// Handle what other threads have left. Returns whether something is left for the supervisor to do.
+    fn catch_up(&self, core: &mut Core<S>) -> bool {
+        // What comes after the end is for `end` to refuse, while there is somebody to settle it.
+        if core.is_terminated() {
+            return false;
+        }
+        core.catch_up();
+        // If it can't be made visible, the supervisor will find out, or who wakes it.
+        let _ = core.publish();
+        if self.rest.load(Ordering::SeqCst) != rest::AWAKE {
+            self.publish_rest(core);
+        }
+        !core.may_sleep()
     }
 
     /// The descriptors that are the supervisor's alone, for a child that was forked with copies.

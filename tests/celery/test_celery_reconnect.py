@@ -51,6 +51,33 @@ def test_broker_restart_under_load(start_worker: StartWorker, tmp_path: Path, na
         server.stop()
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("name", ["redis", "rabbitmq"])
+def test_tasks_end_while_the_broker_is_away(
+    start_worker: StartWorker, tmp_path: Path, name: str
+) -> None:
+    server, broker = _own(name, tmp_path)
+    server.start()
+    try:
+        # Without more in hand than runs: kombu can't give messages back to a Redis that is down.
+        worker = start_worker("-c", "2", broker=broker, worker_prefetch_multiplier=1)
+        for number in range(2):
+            worker.client.send("sleep_late", 1.0, "begun", f"ended {number}")
+        pids = worker.await_lines("begun", 2)
+        server.stop()
+        worker.await_log("Connection to broker lost")
+        eventually(lambda: worker.lines("ended 0") and worker.lines("ended 1"))
+        server.start()
+        worker.reconnect_client()
+        assert worker.client.run("nothing") is None
+        # Their messages could not be acknowledged, and they may come again, but nothing is lost.
+        assert set(pids) <= set(worker.lines("begun"))
+        assert worker.stop() == 0
+    finally:
+        server.stop()
+
+
 def _own(name: str, directory: Path) -> tuple[Server, Broker]:
     if name == "redis":
         server = redis_server(directory / "server")
