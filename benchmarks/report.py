@@ -38,6 +38,12 @@ class Results:
         """Return the median, or the word that stood in its place, or None."""
         return median(self.figures.get(metric, {}).get(peer, []))
 
+    def divide(self, name: str, ours: str, dividend: str, divisor: str, peer: str) -> None:
+        """Add the quotient of two medians, if there are both."""
+        above, below = self.median(dividend, ours), self.median(divisor, peer)
+        if isinstance(above, float) and isinstance(below, float) and below > 0:
+            self.add(name, ours, above / below)
+
     def best_peer(self, metric: str, ours: str, is_more_better: bool) -> tuple[str, float] | None:
         """Return the peer with the best figure; our other interfaces, named after us, are none."""
         found = [

@@ -23,7 +23,7 @@ import profiling
 import report
 from floor import FLOOR
 from peers import OURS, PEERS
-from workloads import METRICS, WORKLOADS
+from workloads import METRICS, QUOTIENTS, WORKLOADS
 
 HERE = Path(__file__).parent
 VENVS = HERE / ".venvs"
@@ -163,6 +163,8 @@ def run(options: argparse.Namespace) -> report.Results:
                 file=sys.stderr,
                 flush=True,
             )
+    for name, (dividend, divisor, peer) in QUOTIENTS.items():
+        results.divide(name, OURS, dividend, divisor, peer)
     return results
 
 

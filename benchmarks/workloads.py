@@ -40,7 +40,11 @@ class Metric:
 
 METRICS = {
     "noop": Metric("no-op tasks, 1/s", True, 4.0),
+    "noop_over_pure": Metric(
+        "no-op tasks, over those of the pure-Python release", True, 25.0, True
+    ),
     "noop_timed": Metric("no-op tasks with a timeout each, 1/s", True),
+    "timed_share": Metric("no-op tasks with a timeout each, over those without", True, 0.9, True),
     "round_trip_p50": Metric("one round trip, p50, µs", False, 0.55),
     "round_trip_p99": Metric("one round trip, p99, µs", False, 0.7),
     "map_1": Metric("map, chunksize 1, items/s", True, 3.0),
@@ -74,6 +78,13 @@ METRICS = {
     "million_growth": Metric("a million tasks: parent grows by, MB", False, 2.0, True),
     "million_fds": Metric("a million tasks: descriptors more", False, 0.0, True),
     "million_threads": Metric("a million tasks: threads more", False, 0.0, True),
+}
+
+
+# Figures of ours that follow from two others: what is divided by what of whom.
+QUOTIENTS = {
+    "noop_over_pure": ("noop", "noop", "pure-python"),
+    "timed_share": ("noop_timed", "noop", OURS),
 }
 
 
