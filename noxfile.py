@@ -136,10 +136,11 @@ def install_wheel(session: nox.Session, *extra: str) -> None:
     session.install("--force-reinstall", "--no-deps", wheel(session))
 
 
-def run_pytest(session: nox.Session, *args: str) -> None:
+def run_pytest(session: nox.Session, *args: str, processes: int = 2) -> None:
     """Run pytest against the installed wheel, isolated from the sources in ``python/``."""
     # The tests wait more than they compute.
-    session.run("python", "-m", "pytest", "--numprocesses", "2", *args, *session.posargs)
+    in_parallel = ["--numprocesses", str(processes)]
+    session.run("python", "-m", "pytest", *in_parallel, *args, *session.posargs)
 
 
 @nox.session(python=MAIN)
@@ -257,7 +258,7 @@ def celery(session: nox.Session) -> None:
     files = sorted(str(path) for path in Path("tests/celery").glob("test_*.py"))
     files.remove(CELERY_CHAOS)
     # They wait for workers to start, and for brokers.
-    run_pytest(session, "--numprocesses", "4", "--dist", "worksteal", *files)
+    run_pytest(session, "--dist", "worksteal", *files, processes=4)
 
 
 @nox.session(python=MAIN)
