@@ -54,4 +54,6 @@ pub struct TaskSpec {
     pub priority: Priority,
     /// Its limits.
     pub limits: Limits,
+    /// Whether somebody wants to know when it begins.
+    pub watched: bool,
 }

@@ -16,6 +16,8 @@ class _Executor(Deadpool):
     :param bell: An eventfd that the loop watches; None if there is no loop.
     """
 
+    _watches_starts = True
+
     def __init__(self, bell: int | None, *args: Any, **options: Any) -> None:
         self._bell = bell
         super().__init__(*args, **options)

@@ -77,6 +77,9 @@ class Deadpool(  # type: ignore[misc]  # submit() takes more than the base class
     # An eventfd, if an event loop is to settle the futures: by `_settle_ready`, whenever it is rung.
     _bell: int | None = None
 
+    # Whether the start of each task is told to its future, which then need not ask for it.
+    _watches_starts = False
+
     def __init__(
         self,
         max_workers: int | None = None,
@@ -179,6 +182,7 @@ class Deadpool(  # type: ignore[misc]  # submit() takes more than the base class
             environ=self._environ.changes(),
             propagates=self._environ.is_wanted,
             bell=self._bell,
+            watches_starts=self._watches_starts,
         )
         try:
             self._threads.start(completer, launcher, with_completer=self._bell is None)

@@ -12,7 +12,7 @@ impl<B> Pool<B> {
     pub(super) fn submit(&mut self, spec: TaskSpec, baggage: B, step: &mut Step<'_, B>) {
         self.counters.tasks_received += 1;
         self.newest = self.newest.max(spec.id);
-        let watch = Watch::Unwanted;
+        let watch = if spec.watched { Watch::Wanted } else { Watch::Unwanted };
         let record = Record { spec, baggage, place: None, deaths: 0, launched: false, watch };
         self.tasks.insert(spec.id, record);
         if self.terminated || self.shutdown.is_some_and(|mode| mode >= Shutdown::CancelWaiting) {

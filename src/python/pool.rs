@@ -106,6 +106,8 @@ struct Open {
     future_class: Py<PyType>,
     // Changes of the environment are to be sent before a task.
     propagates: bool,
+    // Each task's start is to be told.
+    watches_starts: bool,
 }
 
 impl Drop for PoolBase {
@@ -204,7 +206,7 @@ impl PoolBase {
     #[pyo3(signature = (
         *, future_class, max_workers, min_workers, max_tasks_per_child, max_backlog, zygote_each, starts_at_once, serializer,
         kill_on_cancel, kill_grace_period, worker_idle_timeout, worker_start_timeout, fail_on_initializer_error,
-        environ, propagates, bell
+        environ, propagates, bell, watches_starts
     ))]
     #[allow(
         clippy::too_many_arguments,
@@ -230,6 +232,7 @@ impl PoolBase {
         environ: Option<Vec<u8>>,
         propagates: bool,
         bell: Option<RawFd>,
+        watches_starts: bool,
     ) -> PyResult<(Py<Completer>, Py<Launcher>)> {
         let forever = Duration::MAX;
         let duration = |name, value| Ok::<_, PyErr>(seconds(name, Some(value))?.unwrap_or(forever));
@@ -273,7 +276,7 @@ impl PoolBase {
             completer: Arc::clone(&completer_thread),
             generation: fork_guard::generation(),
         });
-        if self.open.set(Open { link, future_class, propagates }).is_err() {
+        if self.open.set(Open { link, future_class, propagates, watches_starts }).is_err() {
             return Err(PyRuntimeError::new_err("Deadpool.__init__() was called twice"));
         }
         let completer = Completer::new(completions, thread, completer_thread, stock);
@@ -343,7 +346,8 @@ deadpool_soft_timeout=None, deadpool_memory_limit_bytes=None, deadpool_retries=0
             slf.call_method0(intern!(py, "_propagate"))?;
         }
         let link: Arc<dyn PoolLink> = Arc::clone(&open.link) as _;
-        let (future, handle) = settle::new_task(py, open.future_class.bind(py), link, r#fn)?;
+        let (future, handle) =
+            settle::new_task(py, open.future_class.bind(py), link, r#fn, open.watches_starts)?;
         let call = PyTuple::new(
             py,
             [
@@ -366,7 +370,7 @@ deadpool_soft_timeout=None, deadpool_memory_limit_bytes=None, deadpool_retries=0
             FutureBase::finish(future.bind(py), End::CancelledUnnotified)?;
             return Err(error);
         }
-        let spec = TaskSpec { id: handle.id(), priority, limits };
+        let spec = TaskSpec { id: handle.id(), priority, limits, watched: open.watches_starts };
         for (late, outcome) in open.link.shared.submit(Submission { spec, payload, handle }) {
             settle::settle(py, &late, outcome, Interrupts::Logged)?;
         }

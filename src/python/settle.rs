@@ -90,19 +90,21 @@ impl PySide {
     }
 }
 
-/// A pool's new future, of the class `cls`, and its handle. `callable` is what is named in messages.
+/// A pool's new future, of the class `cls`, and its handle. `callable` is what is named in messages;
+/// `is_watched` says that the pool tells of its start without being asked.
 pub fn new_task(
     py: Python<'_>,
     cls: &Bound<'_, PyType>,
     link: Arc<dyn PoolLink>,
     callable: &Bound<'_, PyAny>,
+    is_watched: bool,
 ) -> PyResult<(Py<FutureBase>, Arc<Handle>)> {
     let future = new_future(cls)?;
     let held =
         Held { future: Some(future.clone_ref(py)), callable: Some(callable.clone().unbind()) };
     let side = PySide {
         link: Some(link),
-        asked_for_start: AtomicBool::new(false),
+        asked_for_start: AtomicBool::new(is_watched),
         held: Mutex::new(held),
     };
     let handle = Arc::new(TaskHandle::new(TaskId::next(), side));

@@ -160,7 +160,7 @@ impl Sim {
     pub fn submit(&mut self, priority: u32, limits: Limits) -> TaskId {
         let id = TaskId::from(self.next_task);
         self.next_task += 1;
-        let spec = TaskSpec { id, priority: Priority(priority), limits };
+        let spec = TaskSpec { id, priority: Priority(priority), limits, watched: false };
         let known = Known {
             spec,
             submitted: self.now(),
