@@ -381,14 +381,16 @@ impl<S: Send + Sync + 'static> Shared<S> {
         let mut life = self.lock();
         if let Life::Running(core) = &mut *life {
             let caught = panic::catch_unwind(AssertUnwindSafe(|| {
-                let has_left_something = self.catch_up(core);
-                (running(core), has_left_something)
+                let caught_up = self.catch_up(core);
+                (running(core), caught_up)
             }));
             drop(life);
             match caught {
-                Ok((answer, has_left_something)) => {
-                    if has_left_something {
-                        self.wake_if(|rests| rests != rest::AWAKE);
+                Ok((answer, caught_up)) => {
+                    match caught_up {
+                        Ok(true) => self.wake_if(|rests| rests != rest::AWAKE),
+                        Ok(false) => {}
+                        Err(_) => self.lose_descriptors(),
                     }
                     return answer;
                 }
@@ -404,18 +406,21 @@ impl<S: Send + Sync + 'static> Shared<S> {
     }
 
     /// Handle what other threads have left. Returns whether something is left for the supervisor to do.
-    fn catch_up(&self, core: &mut Core<S>) -> bool {
+    ///
+    /// # Errors
+    ///
+    /// If it can't be made visible. The supervisor sleeps, and would not find that out.
+    fn catch_up(&self, core: &mut Core<S>) -> Result<bool> {
         // What comes after the end is for `end` to refuse, while there is somebody to settle it.
         if core.is_terminated() {
-            return false;
+            return Ok(false);
         }
         core.catch_up();
-        // If it can't be made visible, the supervisor will find out, or who wakes it.
-        let _ = core.publish();
+        core.publish()?;
         if self.rest.load(Ordering::SeqCst) != rest::AWAKE {
             self.publish_rest(core);
         }
-        !core.may_sleep()
+        Ok(!core.may_sleep())
     }
 
     /// The descriptors that are the supervisor's alone, for a child that was forked with copies.
