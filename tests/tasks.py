@@ -346,10 +346,11 @@ def start_daemon(begun: Path) -> None:
     time.sleep(3600)
 
 
-def leave_many(count: int, marks: Path) -> None:
+def leave_many(count: int, marks: Path, interval: float) -> None:
     """Start processes that write down the time again and again, and die without them.
 
     :param marks: A file of so many times of 8 bytes each.
+    :param interval: How many seconds each sleeps between two times.
     """
     with marks.open("r+b") as file:
         times = mmap.mmap(file.fileno(), 8 * count)
@@ -357,7 +358,7 @@ def leave_many(count: int, marks: Path) -> None:
         if os.fork() == 0:
             while True:
                 struct.pack_into("q", times, 8 * index, time.monotonic_ns())
-                time.sleep(0.005)
+                time.sleep(interval)
     while not all(struct.unpack(f"{count}q", times)):
         time.sleep(0.001)
     os.kill(os.getpid(), signal.SIGKILL)

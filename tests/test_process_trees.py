@@ -98,7 +98,7 @@ def test_nothing_that_a_task_left_runs_when_its_future_fails(
 ) -> None:
     marks = tmp_path / "marks"
     marks.write_bytes(bytes(8 * 60))
-    future = make_pool(mp_context=method).submit(tasks.leave_many, 60, marks)
+    future = make_pool(mp_context=method).submit(tasks.leave_many, 60, marks, 0.005)
     assert isinstance(future.exception(LONG_SECONDS), deadpool.ProcessError)
     failed_ns = time.monotonic_ns()
     time.sleep(0.1)
@@ -108,14 +108,16 @@ def test_nothing_that_a_task_left_runs_when_its_future_fails(
 def test_a_task_may_leave_very_many(make_pool: MakePool, tmp_path: Path) -> None:
     marks = tmp_path / "marks"
     marks.write_bytes(bytes(8 * 600))
-    error = make_pool().submit(tasks.leave_many, 600, marks).exception(LONG_SECONDS)
+    # More often, and so many would leave no processor time.
+    future = make_pool().submit(tasks.leave_many, 600, marks, 0.1)
+    error = future.exception(LONG_SECONDS)
     assert isinstance(error, deadpool.ProcessError)
     assert error.signal == signal.SIGKILL
     assert error.rss_bytes is not None
 
     def has_stopped() -> bool:
         before = marks.read_bytes()
-        time.sleep(0.1)
+        time.sleep(0.3)
         return marks.read_bytes() == before
 
     eventually(has_stopped)

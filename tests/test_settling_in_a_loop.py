@@ -6,13 +6,14 @@ import contextlib
 import os
 import select
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tasks
-from processes import run_script
+from processes import run_script, threads_of_pools
 
 import deadpool
 
@@ -126,6 +127,26 @@ def test_an_interrupt_while_a_worker_s_end_is_told_is_raised() -> None:
         pool.shutdown(wait=True)
         assert pool._bell is not None
         os.close(pool._bell)
+
+
+def test_an_interrupt_beside_the_end_hides_nothing() -> None:
+    def interrupt(_pid: int, _exitcode: int | None) -> None:
+        raise KeyboardInterrupt
+
+    pool = LoopPool(1, on_worker_down=interrupt)
+    future = settled(pool.submit(tasks.add, 1, 1))
+    pool.run_until_done([future])
+    pool._close(0, False)
+    while "deadpool-super" in threads_of_pools():
+        time.sleep(0.001)
+    # The worker's end is told, and the pool's, by the same ring.
+    assert pool.wait_for_bell()
+    with pytest.raises(KeyboardInterrupt):
+        pool._settle_ready()
+    assert "completer" not in pool._threads._going
+    pool.shutdown(wait=True)
+    assert pool._bell is not None
+    os.close(pool._bell)
 
 
 def test_shutting_down_without_waiting_does_not_block(pool: LoopPool) -> None:

@@ -95,14 +95,15 @@ class Completer:
         self,
         on_up: Callable[[int], object] | None = None,
         on_down: Callable[[int, int | None], object] | None = None,
-    ) -> bool:
+    ) -> None:
         """Settle the futures whose tasks have ended, where no thread does it.
 
         Does not block. To be called by the thread of an event loop, whenever the bell has rung. What
         callbacks raise that is no ``Exception`` is raised in the end, the first of it.
-
-        :returns: Whether there may be more to come.
         """
+
+    def has_ended(self) -> bool:
+        """Return whether nothing is left to be settled, and nothing will be."""
 
 @final
 class Launcher:

@@ -216,8 +216,12 @@ class Threads:
         completer = self._completer
         if completer is None:
             return
-        if not completer.run_ready(self._on_worker_up, self._on_worker_down):
-            self._ended("completer")
+        try:
+            completer.run_ready(self._on_worker_up, self._on_worker_down)
+        finally:
+            # The bell is not rung again, whatever a callback has raised.
+            if completer.has_ended():
+                self._ended("completer")
 
     def join(self) -> None:
         """Wait until the pool has ended. Blocks."""

@@ -209,6 +209,8 @@ impl Zygote {
         process_tree::kill_children_of_self(&spared);
     }
 
+    /// Kill everything below, and wait until it is gone: a zombie would become somebody else's, and
+    /// whoever is the first process of a container may never reap it.
     fn sweep_up(&self) {
         // Whoever could not be found would be left behind.
         let _more = MoreDescriptors::allow();

@@ -202,8 +202,7 @@ impl Completer {
         Ok(())
     }
 
-    /// Settle the futures whose tasks have ended, where no thread does it, and return whether there may
-    /// be more to come. Does not block.
+    /// Settle the futures whose tasks have ended, where no thread does it. Does not block.
     ///
     /// To be called by the thread of an event loop, whenever the bell has rung that the pool was made
     /// with. What callbacks raise that is no `Exception` is raised in the end, the first of it.
@@ -213,9 +212,9 @@ impl Completer {
         py: Python<'_>,
         on_up: Option<&Bound<'_, PyAny>>,
         on_down: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<bool> {
+    ) -> PyResult<()> {
         if self.turn().has_thread {
-            return Ok(false);
+            return Ok(());
         }
         self.thread.is_this_one();
         let observer = Observer { on_up, on_down, interrupts: Interrupts::Raised };
@@ -226,8 +225,11 @@ impl Completer {
             let Some(completion) = self.next_for_loop() else { break };
             completed = completed.and(self.complete(py, completion, &observer));
         }
-        completed?;
-        let turn = self.turn();
-        Ok(!(turn.has_thread || turn.has_ended))
+        completed
+    }
+
+    /// Return whether nothing is left to be settled, and nothing will be.
+    fn has_ended(&self) -> bool {
+        self.turn().has_ended
     }
 }

@@ -86,15 +86,13 @@ pub fn signal_tree(root: &PidFd, root_pid: u32, signal: i32) -> usize {
     everyone.filter(|process| send(process, signal)).count()
 }
 
-/// The children of the calling process that are alive. Doesn't block.
+/// The children of the calling process that have not been reaped. Doesn't block.
 pub fn children_of_self() -> Vec<u32> {
     let own_pid = std::process::id();
     let mut children =
         if has_child_lists() { listed_children(own_pid) } else { numbered_entries("/proc") };
     children.retain(|&pid| {
-        let is_child =
-            |process: PidFd| parent_of(&process, pid) == Some(own_pid) && is_alive(&process);
-        PidFd::try_open(pid).is_ok_and(is_child)
+        PidFd::try_open(pid).is_ok_and(|process| parent_of(&process, pid) == Some(own_pid))
     });
     children
 }
@@ -488,6 +486,17 @@ mod tests {
         let shell = Shell::start("sleep 1000 & echo $!; wait", 1);
         assert_eq!(signal_tree(&process, shell.child.id(), libc::SIGKILL), 0);
         assert!(is_alive(&shell.process));
+    }
+
+    #[test]
+    fn a_child_stays_until_it_is_reaped() {
+        alone("a_child_stays_until_it_is_reaped", || {
+            let mut child = Command::new("true").spawn().unwrap();
+            await_exit(&PidFd::open(child.id()).unwrap());
+            assert_eq!(children_of_self(), [child.id()]);
+            child.wait().unwrap();
+            assert_eq!(children_of_self(), []);
+        });
     }
 
     #[test]
