@@ -31,6 +31,24 @@ def test_while_a_task_runs(tmp_path: Path, method: str) -> None:
     assert out == "ProcessError\n" * 3
 
 
+@pytest.mark.parametrize("idle_seconds", [0, 0.5])
+def test_at_once_after_a_task_was_submitted(
+    tmp_path: Path, method: str, idle_seconds: float
+) -> None:
+    # An idle pool sleeps for good after a while.
+    body = f"""
+    pool = deadpool.Deadpool(2, mp_context={method!r})
+    pool.submit(tasks.nothing).result()
+    time.sleep({idle_seconds})
+    future = pool.submit(time.sleep, 3600)
+    {CLOSE_ALL}
+    print(type(future.exception(20)).__name__)
+    pool.shutdown()
+    """
+    out, _ = run_script(tmp_path, body)
+    assert out == "ProcessError\n"
+
+
 def test_while_the_pool_is_idle(tmp_path: Path, method: str) -> None:
     body = f"""
     pool = deadpool.Deadpool(2, mp_context={method!r})
@@ -44,7 +62,8 @@ def test_while_the_pool_is_idle(tmp_path: Path, method: str) -> None:
     print("over")
     """
     out, _ = run_script(tmp_path, body)
-    assert out == "ProcessError\nover\n"
+    # Who notices it first, the one who submits or the supervisor, is left open.
+    assert out in {"ProcessError\nover\n", "PoolClosed\nover\n"}
 
 
 def test_before_a_shutdown(tmp_path: Path, method: str) -> None:

@@ -37,6 +37,9 @@ const EVENTS_A_TURN: usize = 256;
 /// How long nothing may be heard, while somebody waits, before it is looked whether anything can be.
 const DEAFNESS_LIMIT: Duration = Duration::from_secs(1);
 
+/// The same while nobody does; after that it sleeps for good, and wants to be woken for a task.
+const QUIET_LIMIT: Duration = Duration::from_millis(250);
+
 /// Run a pool until it has terminated.
 ///
 /// A panic in here is a bug; it fails every task that has not ended, and is told to the log, so that
@@ -50,6 +53,7 @@ pub fn run<S: Send + Sync + 'static>(shared: &Arc<Shared<S>>) {
 
 fn turn_until_terminated<S: Send + Sync + 'static>(shared: &Arc<Shared<S>>) {
     let mut events = Events::with_capacity(EVENTS_A_TURN);
+    let mut was_quiet = false;
     loop {
         let mut life = shared.lock();
         let Life::Running(core) = &mut *life else { return };
@@ -64,18 +68,22 @@ fn turn_until_terminated<S: Send + Sync + 'static>(shared: &Arc<Shared<S>>) {
             drop(life);
             return shared.lose_descriptors();
         }
-        shared.publish_rest(core);
-        let (poller, may_sleep, is_awaited) = (core.poller(), core.may_sleep(), core.is_awaited());
+        let is_awaited = core.is_awaited();
+        let sleeps_deep = was_quiet && !is_awaited;
+        shared.publish_rest(core, sleeps_deep);
+        let (poller, may_sleep) = (core.poller(), core.may_sleep());
         drop(life);
         let heard = match (may_sleep, is_awaited) {
             (false, _) => poller.poll(&mut events),
             (true, true) => poller.wait_at_most(DEAFNESS_LIMIT, &mut events),
-            (true, false) => poller.wait(&mut events),
+            (true, false) if sleeps_deep => poller.wait(&mut events),
+            (true, false) => poller.wait_at_most(QUIET_LIMIT, &mut events),
         };
         // A wait that had begun goes on when its descriptors are closed, and the next shows it.
         let heard = heard.and_then(|()| {
-            if events.is_empty() && is_awaited { poller.poll(&mut events) } else { Ok(()) }
+            if may_sleep && events.is_empty() { poller.poll(&mut events) } else { Ok(()) }
         });
+        was_quiet = may_sleep && events.is_empty();
         if heard.is_err() {
             return shared.lose_descriptors();
         }

@@ -147,6 +147,9 @@ mod rest {
     pub const HUNGRY: u8 = 1;
     /// Asleep, and a task could only wait.
     pub const SATED: u8 = 2;
+    /// Asleep until something is heard, however long that takes: to be woken for any task, since
+    /// nothing may be heard of it once the program has closed the pool's descriptors.
+    pub const DEEP: u8 = 3;
 }
 
 /// What is left of the supervisor.
@@ -238,18 +241,19 @@ impl<S: Send + Sync + 'static> Shared<S> {
         // A task that may not even start has an end to come now, not with the next batch.
         let urgent = submission.spec.limits.timeout.is_some_and(|timeout| timeout.is_zero());
         let rests = self.rest.load(Ordering::SeqCst);
-        if rests == rest::HUNGRY
+        if matches!(rests, rest::HUNGRY | rest::DEEP)
             && let Ok(mut life) = self.life.try_lock()
             && let Life::Running(core) = &mut *life
             && core.can_take_over()
         {
             let taken = panic::catch_unwind(AssertUnwindSafe(|| {
                 let published = core.take_over(submission);
-                self.publish_rest(core);
+                self.publish_rest(core, false);
                 published
             }));
             drop(life);
             match taken {
+                Ok(Ok(())) if rests == rest::DEEP => self.wake(),
                 Ok(Ok(())) => {}
                 Ok(Err(_)) => self.lose_descriptors(),
                 Err(cause) => self.fail(&panic_text(cause.as_ref())),
@@ -257,7 +261,11 @@ impl<S: Send + Sync + 'static> Shared<S> {
             return Vec::new();
         }
         let late = self.push(Command::Submit(submission));
-        self.wake_if(|rests| rests == rest::HUNGRY || (urgent && rests == rest::SATED));
+        self.wake_if(|rests| match rests {
+            rest::HUNGRY | rest::DEEP => true,
+            rest::SATED => urgent,
+            _ => false,
+        });
         late
     }
 
@@ -417,8 +425,8 @@ impl<S: Send + Sync + 'static> Shared<S> {
         }
         core.catch_up();
         core.publish()?;
-        if self.rest.load(Ordering::SeqCst) != rest::AWAKE {
-            self.publish_rest(core);
+        if matches!(self.rest.load(Ordering::SeqCst), rest::HUNGRY | rest::SATED) {
+            self.publish_rest(core, false);
         }
         Ok(!core.may_sleep())
     }
@@ -446,8 +454,12 @@ impl<S: Send + Sync + 'static> Shared<S> {
     }
 
     /// Say how the supervisor rests while it sleeps.
-    pub(super) fn publish_rest(&self, core: &Core<S>) {
-        let rests = if core.is_hungry() { rest::HUNGRY } else { rest::SATED };
+    pub(super) fn publish_rest(&self, core: &Core<S>, is_deep: bool) {
+        let rests = match (is_deep, core.is_hungry()) {
+            (true, _) => rest::DEEP,
+            (false, true) => rest::HUNGRY,
+            (false, false) => rest::SATED,
+        };
         self.rest.store(rests, Ordering::SeqCst);
     }
 
