@@ -246,6 +246,8 @@ impl<S: Send + Sync + 'static> Shared<S> {
             && let Life::Running(core) = &mut *life
             && core.can_take_over()
         {
+            // Which it says while it has the lock.
+            let sleeps_deep = self.rest.load(Ordering::SeqCst) == rest::DEEP;
             let taken = panic::catch_unwind(AssertUnwindSafe(|| {
                 let published = core.take_over(submission);
                 self.publish_rest(core, false);
@@ -253,7 +255,7 @@ impl<S: Send + Sync + 'static> Shared<S> {
             }));
             drop(life);
             match taken {
-                Ok(Ok(())) if rests == rest::DEEP => self.wake(),
+                Ok(Ok(())) if sleeps_deep => self.wake(),
                 Ok(Ok(())) => {}
                 Ok(Err(_)) => self.lose_descriptors(),
                 Err(cause) => self.fail(&panic_text(cause.as_ref())),

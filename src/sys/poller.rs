@@ -125,8 +125,21 @@ impl Poller {
     }
 
     /// **Blocks** until at least one watched fd is ready, however long that takes.
+    ///
+    /// It fails when one becomes ready and the set is closed before this thread runs. `epoll_wait`
+    /// would sleep on if the fd that woke it is closed as well; `poll` looks at what it was given.
     pub fn wait(&self, events: &mut Events) -> Result<()> {
-        self.wait_for(events, EpollTimeout::NONE)
+        loop {
+            let mut fds = [PollFd::new(self.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut fds, PollTimeout::NONE) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(errno) => return Err(Error::errno("wait for events", errno)),
+            }
+            self.poll(events)?;
+            if !events.is_empty() {
+                return Ok(());
+            }
+        }
     }
 
     /// Waits until something is ready, or so long.
