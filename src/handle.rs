@@ -157,6 +157,11 @@ impl<S> TaskHandle<S> {
         self.slot().take()
     }
 
+    /// Whether the future has ended, or is about to: the outcome is here.
+    pub fn has_outcome(&self) -> bool {
+        Word(self.word.load(Ordering::Acquire)).phase() != Phase::Open
+    }
+
     /// From now on outcomes are the completer's. One may have been offered before: take it.
     pub fn prefer_completer(&self) {
         self.word.fetch_or(Word::PREFERS_COMPLETER, Ordering::AcqRel);
@@ -310,7 +315,9 @@ mod tests {
         let handle = handle();
         assert_eq!(handle.enter(Taker::Caller), Entry::Waiting);
         handle.prefer_completer();
+        assert!(!handle.has_outcome());
         assert!(handle.deliver(Outcome::Cancelled));
+        assert!(handle.has_outcome());
         assert!(handle.take(Taker::Caller).is_none());
         assert_eq!(handle.enter(Taker::Completer), Entry::Offered);
         assert!(handle.take(Taker::Completer).is_some());

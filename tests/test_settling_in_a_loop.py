@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import tasks
-from processes import run_script, threads_of_pools
+from processes import eventually, run_script, threads_of_pools
 
 import deadpool
 
@@ -86,6 +86,17 @@ def test_a_callback_may_wait_for_another_future(pool: LoopPool) -> None:
     future.add_done_callback(lambda _future: found.append(other.result(LIMIT_SECONDS)))
     pool.run_until_done([future, other])
     assert found == [other.result(0)]
+
+
+@pytest.mark.parametrize("cancel", ["cancel", "cancel_and_kill_if_running"])
+def test_what_has_ended_is_not_cancelled_before_it_is_told(pool: LoopPool, cancel: str) -> None:
+    future = settled(pool.submit(tasks.add, 21, 21))
+    eventually(lambda: {worker.state for worker in pool.workers()} == {"idle"})
+    assert not getattr(future, cancel)()
+    assert future._state != "FINISHED"
+    assert future._has_outcome()
+    pool.run_until_done([future])
+    assert future.result(0) == 42
 
 
 def test_an_interrupt_of_a_callback_is_raised_and_loses_nothing(pool: LoopPool) -> None:

@@ -118,7 +118,7 @@ class Job:
     def is_running(self) -> bool:
         """Whether it was begun and has not ended."""
         future = self._future
-        return future is not None and future.pid is not None and not future.done()
+        return future is not None and future.pid is not None and not future._has_outcome()
 
     def terminate(self, signum: int) -> None:
         """End it, now or before it begins: ``failed`` is told ``Terminated``. Does not block.
@@ -162,11 +162,15 @@ class Job:
     ) -> None:
         """Call ``cancel`` with Celery's callback once that knows that the task has begun.
 
-        To be called by what makes the calls.
+        Not if it has ended. To be called by what makes the calls.
         """
         self._cancel = cancel
-        if self._was_accepted and self._future is not None:
-            cancel(self._callbacks.accepted)
+        if self._was_accepted:
+            self._cancel_if_running()
+
+    def _cancel_if_running(self) -> None:
+        if self._cancel is not None and self.is_running():
+            self._cancel(self._callbacks.accepted)
 
     # By the executor's thread.
 
@@ -185,8 +189,7 @@ class Job:
         if not (self._is_discarded or self._was_accepted):
             self._was_accepted = True
             call(self._calls, self._callbacks.accepted, pid, at)
-            if self._cancel is not None:
-                self._cancel(self._callbacks.accepted)
+            self._cancel_if_running()
 
     def _tell_soft_timeout(self) -> None:
         if not self._is_discarded:

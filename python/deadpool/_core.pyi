@@ -39,7 +39,7 @@ class FutureBase:
 
     def __init__(self) -> None: ...
     def cancel(self) -> bool:
-        """Give up on the result. Return False if the future has finished.
+        """Give up on the result. Return False if the task has ended.
 
         A running task goes on, and its result is thrown away, unless the pool was made with
         ``kill_on_cancel``. Does not block.
@@ -51,6 +51,9 @@ class FutureBase:
         A tree that outlives another signal than SIGKILL by the pool's ``kill_grace_period`` is killed.
         Hits this task and no other. Does not block.
         """
+
+    def _has_outcome(self) -> bool:
+        """Return whether the task has ended, even if no callback was called for that yet."""
 
     def cancelled(self) -> bool: ...
     def running(self) -> bool: ...

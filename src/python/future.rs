@@ -213,6 +213,11 @@ impl FutureBase {
         if inner.state.is_done() { None } else { inner.handle.clone() }
     }
 
+    /// Whether the task has ended and the future has not: what is on its way stays as it is.
+    pub(super) fn has_untold_outcome(&self) -> bool {
+        self.pending_handle().is_some_and(|handle| handle.has_outcome())
+    }
+
     /// Ends the future with an outcome that was offered to a thread that waits and is still on its
     /// way to the GIL, so that no question is answered as if the task were still running.
     pub(super) fn poll(slf: &Bound<'_, Self>) -> PyResult<()> {

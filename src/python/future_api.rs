@@ -30,7 +30,7 @@ impl FutureBase {
     #[allow(clippy::unused_self, reason = "an initializer is a method")]
     fn __init__(&self) {}
 
-    /// Give up on the result. False if the future has finished.
+    /// Give up on the result. False if the task has ended.
     fn cancel(slf: &Bound<'_, Self>) -> PyResult<bool> {
         Self::poll(slf)?;
         let (state, handle) = {
@@ -48,6 +48,9 @@ impl FutureBase {
             let cancelled = Self::finish(slf, End::CancelledUnnotified)?;
             return Ok(cancelled || slf.get().lock().state.is_cancelled());
         };
+        if slf.get().has_untold_outcome() {
+            return Ok(false);
+        }
         if link.kill_on_cancel() {
             link.kill(handle.id(), libc::SIGKILL);
         } else {
@@ -74,11 +77,19 @@ impl FutureBase {
         if let Some(handle) = handle
             && let Some(link) = handle.side().link()
         {
+            if slf.get().has_untold_outcome() {
+                return Ok(false);
+            }
             link.kill(handle.id(), sig);
             let cancelled = Self::finish(slf, End::Cancelled)?;
             return Ok(cancelled || slf.get().lock().state.is_cancelled());
         }
         Self::cancel(slf)
+    }
+
+    /// Whether the task has ended, even where the completer has not come to the future yet.
+    fn _has_outcome(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        Ok(Self::done(slf)? || slf.get().has_untold_outcome())
     }
 
     /// Whether the future was cancelled.

@@ -264,21 +264,17 @@ def test_terminate_job(make: Any) -> None:
     assert told.value("failed").args == (9,)
 
 
-def test_what_has_ended_untold_is_neither_terminated_nor_in_the_way() -> None:
-    # Without a loop it is untold for an instant alone.
-    pool = InHub(2)
-    try:
-        told, _ = pool.apply(contract_tasks.sleep, 0.3)
-        pool.wait_for(lambda: told.names == ["accepted"])
-        executor = pool.pool._crew.executor
-        eventually(lambda: {worker.state for worker in executor.workers()} == {"idle"})
-        pool.pool.terminate_job(told.value("accepted")[0], signal.SIGKILL)
-        running, _ = pool.apply(contract_tasks.sleep, 60)
-        pool.pool.shrink()
-        pool.wait_for(lambda: told.names == ["accepted", "done"])
-        assert "failed" not in running.names
-    finally:
-        pool.end()
+def test_what_has_ended_untold_is_neither_terminated_nor_in_the_way(make: Any) -> None:
+    pool = make(2)
+    told, _ = pool.apply(contract_tasks.sleep, 0.3)
+    pool.wait_for(lambda: told.names == ["accepted"])
+    executor = pool.pool._crew.executor
+    eventually(lambda: {worker.state for worker in executor.workers()} == {"idle"})
+    pool.pool.terminate_job(told.value("accepted")[0], signal.SIGKILL)
+    running, _ = pool.apply(contract_tasks.sleep, 60)
+    pool.pool.shrink()
+    pool.wait_for(lambda: told.names == ["accepted", "done"])
+    assert "failed" not in running.names
 
 
 def test_terminate_before_it_begins(make: Any) -> None:
@@ -447,29 +443,25 @@ def test_cold_stop_cancels_what_has_begun_untold(
 
 @pytest.mark.parametrize("acks_late", [False, True])
 def test_cold_stop_does_not_cancel_what_has_ended_untold(
-    monkeypatch: pytest.MonkeyPatch, acks_late: bool
+    make: Any, monkeypatch: pytest.MonkeyPatch, acks_late: bool
 ) -> None:
-    # Without a loop it is untold for an instant alone.
-    pool = InHub()
-    try:
-        request = OneRequest(acks_late)
-        done: list[Any] = []
-        pool.pool.apply_async(
-            contract_tasks.sleep,
-            (0.3,),
-            accept_callback=request.on_accepted,
-            callback=done.append,
-        )
-        pool.wait_for(lambda: request.worker_pid)
-        # In a soft shutdown Celery sleeps, and its loop does not run.
-        executor = pool.pool._crew.executor
-        eventually(lambda: [worker.state for worker in executor.workers()] == ["idle"])
-        monkeypatch.setattr(worker_state, "should_terminate", True)
-        pool.pool.stop()
-        assert request.cancelled == []
-        assert len(done) == 1
-    finally:
-        pool.end()
+    pool = make()
+    request = OneRequest(acks_late)
+    done: list[Any] = []
+    pool.pool.apply_async(
+        contract_tasks.sleep,
+        (0.3,),
+        accept_callback=request.on_accepted,
+        callback=done.append,
+    )
+    pool.wait_for(lambda: request.worker_pid)
+    # In a soft shutdown Celery sleeps, and its loop does not run.
+    executor = pool.pool._crew.executor
+    eventually(lambda: [worker.state for worker in executor.workers()] == ["idle"])
+    monkeypatch.setattr(worker_state, "should_terminate", True)
+    pool.pool.stop()
+    assert request.cancelled == []
+    assert len(done) == 1
 
 
 def test_terminate_kills(make: Any) -> None:
