@@ -35,6 +35,13 @@ def note(name: str, text: str = "") -> None:
         file.write(f"{text}\n")
 
 
+def wait_in_steps(seconds: float) -> None:
+    """Wait so that no signal comes just before a long wait, which Python would not see before its end."""
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        time.sleep(min(left, 0.05))
+
+
 @signals.worker_ready.connect
 def _ready(**_: Any) -> None:
     note("ready")
@@ -106,7 +113,7 @@ def pid() -> int:
 def sleep(seconds: float, begun: str | None = None) -> int:
     if begun is not None:
         note(begun, str(os.getpid()))
-    time.sleep(seconds)
+    wait_in_steps(seconds)
     return os.getpid()
 
 
@@ -158,9 +165,9 @@ def catch_soft_limit() -> str:
 @app.task
 def clean_up(begun: str, cleaned: str, seconds: float) -> None:
     """Take some time to end at a soft limit."""
-    note(begun, str(os.getpid()))
     try:
-        time.sleep(1000)
+        note(begun, str(os.getpid()))
+        wait_in_steps(1000)
     except SoftTimeLimitExceeded:
         time.sleep(seconds)
         note(cleaned)

@@ -9,12 +9,12 @@ from workers import failure
 
 
 def test_global_limits(start_worker: StartWorker) -> None:
-    worker = start_worker(task_time_limit=0.4, task_soft_time_limit=0.2)
+    worker = start_worker(task_time_limit=2, task_soft_time_limit=1)
     assert worker.client.run("catch_soft_limit") == "caught SoftTimeLimitExceeded()"
     assert type(failure(worker.client.send("ignore_soft_limit"))).__name__ == "TimeLimitExceeded"
-    assert worker.pool_stats()["timeouts"] == [0.2, 0.4]
+    assert worker.pool_stats()["timeouts"] == [1, 2]
     # A task's own come first.
-    own = worker.client.send("sleep", 0.6, soft_time_limit=5, time_limit=10)
+    own = worker.client.send("sleep", 2.5, soft_time_limit=5, time_limit=10)
     assert own.get(timeout=10) in worker.worker_pids()
 
 
@@ -50,7 +50,7 @@ def test_start_methods(start_worker: StartWorker, method: str) -> None:
     assert client.run("add", 1, 2) == 3
     assert client.run("doubled", 2) == 4
     assert type(failure(client.send("kill_itself"))).__name__ == "WorkerLostError"
-    assert client.run("catch_soft_limit", soft_time_limit=0.1).startswith("caught")
+    assert client.run("catch_soft_limit", soft_time_limit=1).startswith("caught")
     assert client.run("add", 3, 4) == 7
     assert worker.pool_stats()["deadpool"]["start-method"] == method
     eventually(lambda: len(worker.lines("init")) >= 3)
