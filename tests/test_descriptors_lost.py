@@ -35,7 +35,7 @@ def test_while_a_task_runs(tmp_path: Path, method: str) -> None:
 def test_at_once_after_a_task_was_submitted(
     tmp_path: Path, method: str, idle_seconds: float
 ) -> None:
-    # An idle pool sleeps for good after a while.
+    # After a quarter of a second an idle pool sleeps for good, of which nothing tells.
     body = f"""
     pool = deadpool.Deadpool(2, mp_context={method!r})
     pool.submit(tasks.nothing).result()

@@ -6,7 +6,6 @@ import contextlib
 import os
 import select
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -148,8 +147,7 @@ def test_an_interrupt_beside_the_end_hides_nothing() -> None:
     future = settled(pool.submit(tasks.add, 1, 1))
     pool.run_until_done([future])
     pool._close(0, False)
-    while "deadpool-super" in threads_of_pools():
-        time.sleep(0.001)
+    eventually(lambda: "deadpool-super" not in threads_of_pools())
     # The worker's end is told, and the pool's, by the same ring.
     assert pool.wait_for_bell()
     with pytest.raises(KeyboardInterrupt):
