@@ -80,6 +80,9 @@ class Deadpool(  # type: ignore[misc]  # submit() takes more than the base class
     # Whether the start of each task is told to its future, which then need not ask for it.
     _watches_starts = False
 
+    # Whether a task waits for `_hand_over`, so that whoever submits it decides when a worker is woken.
+    _holds_back = False
+
     def __init__(
         self,
         max_workers: int | None = None,
@@ -183,6 +186,7 @@ class Deadpool(  # type: ignore[misc]  # submit() takes more than the base class
             propagates=self._environ.is_wanted,
             bell=self._bell,
             watches_starts=self._watches_starts,
+            holds_back=self._holds_back,
         )
         try:
             self._threads.start(completer, launcher, with_completer=self._bell is None)

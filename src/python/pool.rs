@@ -108,6 +108,8 @@ struct Open {
     propagates: bool,
     // Each task's start is to be told.
     watches_starts: bool,
+    // Tasks wait for `_hand_over`.
+    holds_back: bool,
 }
 
 impl Drop for PoolBase {
@@ -206,7 +208,7 @@ impl PoolBase {
     #[pyo3(signature = (
         *, future_class, max_workers, min_workers, max_tasks_per_child, max_backlog, zygote_each, starts_at_once, serializer,
         kill_on_cancel, kill_grace_period, worker_idle_timeout, worker_start_timeout, fail_on_initializer_error,
-        environ, propagates, bell, watches_starts
+        environ, propagates, bell, watches_starts, holds_back
     ))]
     #[allow(
         clippy::too_many_arguments,
@@ -233,6 +235,7 @@ impl PoolBase {
         propagates: bool,
         bell: Option<RawFd>,
         watches_starts: bool,
+        holds_back: bool,
     ) -> PyResult<(Py<Completer>, Py<Launcher>)> {
         let forever = Duration::MAX;
         let duration = |name, value| Ok::<_, PyErr>(seconds(name, Some(value))?.unwrap_or(forever));
@@ -276,7 +279,8 @@ impl PoolBase {
             completer: Arc::clone(&completer_thread),
             generation: fork_guard::generation(),
         });
-        if self.open.set(Open { link, future_class, propagates, watches_starts }).is_err() {
+        let open = Open { link, future_class, propagates, watches_starts, holds_back };
+        if self.open.set(open).is_err() {
             return Err(PyRuntimeError::new_err("Deadpool.__init__() was called twice"));
         }
         let completer = Completer::new(completions, thread, completer_thread, stock);
@@ -370,11 +374,24 @@ deadpool_soft_timeout=None, deadpool_memory_limit_bytes=None, deadpool_retries=0
             FutureBase::finish(future.bind(py), End::CancelledUnnotified)?;
             return Err(error);
         }
-        let spec = TaskSpec { id: handle.id(), priority, limits, watched: open.watches_starts };
-        for (late, outcome) in open.link.shared.submit(Submission { spec, payload, handle }) {
+        let (id, watched) = (handle.id(), open.watches_starts);
+        let spec = TaskSpec { id, priority, limits, watched };
+        let submission = Submission { spec, payload, handle };
+        let late = if open.holds_back {
+            open.link.shared.hold_back(submission)
+        } else {
+            open.link.shared.submit(submission)
+        };
+        for (late, outcome) in late {
             settle::settle(py, &late, outcome, Interrupts::Logged)?;
         }
         Ok(future)
+    }
+
+    /// Run the tasks that were submitted, where that waits for this. Does not block.
+    fn _hand_over(&self) -> PyResult<()> {
+        self.shared()?.hand_over();
+        Ok(())
     }
 
     /// Let nobody submit any more, and tell the supervisor how the pool is to end. **Blocks** until

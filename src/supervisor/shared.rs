@@ -271,6 +271,18 @@ impl<S: Send + Sync + 'static> Shared<S> {
         late
     }
 
+    /// Have a task run when [`Self::hand_over`] is called, or sooner; otherwise as [`Self::submit`].
+    pub fn hold_back(&self, submission: Submission<S>) -> Vec<(Arc<TaskHandle<S>>, Outcome)> {
+        self.push(Command::Submit(submission))
+    }
+
+    /// Have the supervisor run the tasks that were held back.
+    pub fn hand_over(&self) {
+        if !self.inbox.is_empty() {
+            self.wake_if(|rests| rests != rest::AWAKE);
+        }
+    }
+
     /// Tell the supervisor something.
     pub fn post(&self, command: Command<S>) {
         // Other threads' tasks, which find the pool ended before they could be sent.
@@ -425,12 +437,15 @@ impl<S: Send + Sync + 'static> Shared<S> {
         if core.is_terminated() {
             return Ok(false);
         }
+        // A task that was held back may be there, which the supervisor must not sleep for good beside.
+        let sleeps_too_deep =
+            self.rest.load(Ordering::SeqCst) == rest::DEEP && !self.inbox.is_empty();
         core.catch_up();
         core.publish()?;
         if matches!(self.rest.load(Ordering::SeqCst), rest::HUNGRY | rest::SATED) {
             self.publish_rest(core, false);
         }
-        Ok(!core.may_sleep())
+        Ok(sleeps_too_deep || !core.may_sleep())
     }
 
     /// The descriptors that are the supervisor's alone, for a child that was forked with copies.
