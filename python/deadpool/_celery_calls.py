@@ -6,11 +6,11 @@ any thread will do, and the pool has one for it.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 import queue
 import select
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -37,6 +37,9 @@ class Calls(Protocol):
 
     def post(self, function: Callable[..., object], *args: Any) -> None:
         """Have ``function(*args)`` called. Does not block; may be called from any thread."""
+
+    def submitted(self) -> None:
+        """Have what was submitted run. Does not block."""
 
     def is_current(self) -> bool:
         """Whether the calls are made by the thread that asks."""
@@ -66,6 +69,28 @@ def request_of(callback: Callable[..., object] | None) -> Any:
     return request if isinstance(request, Request) else None
 
 
+class _EndOfTurn:
+    """One call, made when an event loop has made those of its turn, before it waits for descriptors.
+
+    The loop has such callbacks in a set, which CPython goes through by hash; as the first of them this
+    would do as well.
+    """
+
+    def __init__(self) -> None:
+        self.function: Callable[[], object] | None = None
+        self.is_wanted = False
+
+    def __call__(self) -> None:
+        if self.is_wanted:
+            self.is_wanted = False
+            if self.function is not None:
+                self.function()
+
+    def __hash__(self) -> int:
+        # The last place of a set, whatever its size.
+        return sys.maxsize
+
+
 class HubCalls:
     """Calls made by an event loop, which watches a descriptor.
 
@@ -77,6 +102,8 @@ class HubCalls:
         self.propagated: tuple[type[BaseException], ...] = ()
         # Posts the calls that whoever has signalled the descriptor wants.
         self.collect: Callable[[], object] | None = None
+        self._end_of_turn = _EndOfTurn()
+        self._is_running = False
         self._calls: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._fd: int | None = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         # Whether the loop knows; so that not each call needs a system call.
@@ -88,6 +115,25 @@ class HubCalls:
         """Return the descriptor that can be read when there are calls to be made."""
         assert self._fd is not None
         return self._fd
+
+    def register_with(self, loop: Any) -> None:
+        """Have a loop make the calls; again when it has forgotten its descriptors."""
+        loop.add_reader(self.fileno(), self.run)
+        loop.on_tick.add(self._end_of_turn)
+
+    def hand_over_by(self, function: Callable[[], object]) -> None:
+        """Set what makes that run which was submitted."""
+        self._end_of_turn.function = function
+
+    def submitted(self) -> None:
+        """Have what was submitted run, before the loop waits next. To be called in its thread.
+
+        By then it has asked the broker for the next message, which comes while a worker wakes up. Amid
+        the calls it is done at once: what a task makes room for waits for nothing else.
+        """
+        self._end_of_turn.is_wanted = True
+        if self._is_running:
+            self._end_of_turn()
 
     def post(self, function: Callable[..., object], *args: Any) -> None:
         """Have the loop call ``function(*args)``. Does not block; may be called from any thread."""
@@ -108,6 +154,7 @@ class HubCalls:
 
     def wait(self, seconds: float) -> None:
         """Wait for calls to be made, so long at most. Blocks; not if none will be made any more."""
+        self._end_of_turn()
         fd = self._fd
         if fd is not None:
             poll = select.poll()
@@ -117,20 +164,25 @@ class HubCalls:
     def run(self) -> None:
         """Make the calls that there are. Called by the loop, and from signal handlers."""
         with self._uninterrupted:
+            self._is_running = True
             try:
                 self._run()
             except BaseException:
                 # The loop must come back for what is left.
                 self._signal()
                 raise
+            finally:
+                self._is_running = False
         if self._calls:
             self._signal()
 
     def _run(self) -> None:
         if self._fd is None:
             return
-        with contextlib.suppress(BlockingIOError):
+        try:  # noqa: SIM105  # For every task, and suppress() takes longer than the rest.
             os.eventfd_read(self._fd)
+        except BlockingIOError:
+            pass
         if self.collect is not None:
             # What it posts is looked at below.
             self._is_signalled = True
@@ -174,6 +226,9 @@ class ThreadCalls:
     def post(self, function: Callable[..., object], *args: Any) -> None:
         """Have ``function(*args)`` called. Does not block; may be called from any thread."""
         self._calls.put((function, args))
+
+    def submitted(self) -> None:
+        """Do nothing: it runs already."""
 
     def is_current(self) -> bool:
         """Whether the calls are made by the thread that asks."""

@@ -11,7 +11,7 @@ from ._executor import _DRAIN, Deadpool
 
 
 class _Executor(Deadpool):
-    """An executor whose futures an event loop may settle.
+    """An executor whose futures an event loop may settle, which then says when tasks are handed over.
 
     :param bell: An eventfd that the loop watches; None if there is no loop.
     """
@@ -20,6 +20,7 @@ class _Executor(Deadpool):
 
     def __init__(self, bell: int | None, *args: Any, **options: Any) -> None:
         self._bell = bell
+        self._holds_back = bell is not None
         super().__init__(*args, **options)
 
 
@@ -78,6 +79,10 @@ class Crew:
         """Settle the futures of tasks that have ended, in the thread of the event loop. Does not block."""
         for executor in [*self._former, self.executor]:
             executor._settle_ready()
+
+    def hand_over(self) -> None:
+        """Give the tasks that were submitted to workers, where there is an event loop. Does not block."""
+        self.executor._hand_over()
 
     def take_exits(self) -> int:
         """Return how many processes have exited since this was called last."""

@@ -20,7 +20,7 @@ from ._future import Future
 _ANNOUNCEMENT_SECONDS = 5.0
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Callbacks:
     """What Celery wants to have called.
 
@@ -189,7 +189,8 @@ class Job:
         if not (self._is_discarded or self._was_accepted):
             self._was_accepted = True
             call(self._calls, self._callbacks.accepted, pid, at)
-            self._cancel_if_running()
+            if self._cancel is not None:
+                self._cancel_if_running()
 
     def _tell_soft_timeout(self) -> None:
         if not self._is_discarded:

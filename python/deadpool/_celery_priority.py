@@ -9,6 +9,8 @@ from typing import Any
 _HIGHEST = 255
 # More than any broker has. Whoever sends a message may write any number, and it is no reason to fail.
 _LOWEST = (1 << 32) - 1
+# What looking for a priority raises where there is none, or no number.
+_NOT_THERE = (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError)
 
 
 def from_transport(app: Any) -> Callable[[int | None], int]:
@@ -23,32 +25,24 @@ def from_transport(app: Any) -> Callable[[int | None], int]:
 
 
 def _smaller_is_higher(priority: int | None) -> int:
-    return _bounded(priority or 0)
+    return min(max(priority or 0, 0), _LOWEST)
 
 
 def _larger_is_higher(priority: int | None) -> int:
-    return _bounded(_HIGHEST - (priority or 0))
-
-
-def _bounded(priority: int) -> int:
-    return min(max(priority, 0), _LOWEST)
+    return min(max(_HIGHEST - (priority or 0), 0), _LOWEST)
 
 
 def of_call(args: Sequence[Any]) -> int | None:
     """Return the priority of a task's message from the arguments of its tracer; None if it has none."""
     try:
-        return _of_delivery(args[2]["delivery_info"])
-    except (IndexError, KeyError, TypeError):
+        return int(args[2]["delivery_info"]["priority"])
+    except _NOT_THERE:
         return None
 
 
 def of_waiting(args: Sequence[Any]) -> int | None:
     """Return it from the arguments of what waits for Celery's semaphore: its request, if it is one."""
-    return _of_delivery(getattr(args[0], "delivery_info", None)) if args else None
-
-
-def _of_delivery(info: Any) -> int | None:
     try:
-        return int(info["priority"])
-    except (KeyError, OverflowError, TypeError, ValueError):
+        return int(args[0].delivery_info["priority"])
+    except _NOT_THERE:
         return None

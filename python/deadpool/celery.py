@@ -63,6 +63,7 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types.
         self._in_thread = bool(options.get("threads", True))
         self._priority = _celery_priority.from_transport(app)
         self._jobs: set[Job] = set()
+        self._tasks: Mapping[str, Any] = {}
         self._uninterrupted = Uninterrupted()
         self._crew: Crew | None = None
         self._calls: HubCalls | ThreadCalls | None = None
@@ -73,6 +74,7 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types.
     def on_start(self) -> None:
         """Start the worker processes. Does not wait for them."""
         size = self.limit or 0
+        self._tasks = self.app.tasks
         calls: HubCalls | ThreadCalls
         if self._in_thread:
             calls = ThreadCalls()
@@ -86,6 +88,7 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types.
         crew = Crew(self.app, self.options.get("initargs"), size, self._settings, bell)
         if isinstance(calls, HubCalls):
             calls.collect = crew.settle
+            calls.hand_over_by(crew.hand_over)
         self._crew = crew
 
     def did_start_ok(self) -> bool:
@@ -95,7 +98,7 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types.
     def register_with_event_loop(self, loop: Any) -> None:
         """Have callbacks called by the event loop; again after each reconnect, which forgets it."""
         if isinstance(self._calls, HubCalls):
-            loop.add_reader(self._calls.fileno(), self._calls.run)
+            self._calls.register_with(loop)
 
     # Tasks.
 
@@ -135,7 +138,9 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types.
             has_slot=bool(waitforslot) or not self._in_thread,
         )
         with self._uninterrupted:
-            return self._submit(job, target, args or (), kwargs or {})
+            submitted = self._submit(job, target, args or (), kwargs or {})
+            calls.submitted()
+        return submitted
 
     def _submit(
         self, job: Job, target: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
@@ -169,7 +174,7 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types.
         return self._priority(_celery_priority.of_waiting(args))
 
     def _memory_limit_bytes(self, name: str | None) -> int | None:
-        task = None if name is None else self.app.tasks.get(name)
+        task = None if name is None else self._tasks.get(name)
         own: int | None = getattr(task, "deadpool_task_memory_limit_bytes", None)
         return self._settings.task_memory_limit_bytes if own is None else own
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
 import time
 import weakref
 from collections.abc import Iterator
+from copy import copy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,8 +32,13 @@ from kombu.asynchronous.semaphore import LaxBoundedSemaphore
 from processes import await_death, eventually
 
 import deadpool.celery
+from deadpool import PoolClosed
+from deadpool._celery_calls import HubCalls
 from deadpool._celery_crew import Crew
 from deadpool.celery import TaskPool
+
+# After a quarter of a second an idle pool sleeps until it is woken, of which nothing tells.
+ASLEEP_SECONDS = 0.5
 
 
 def bare(error: Any) -> BaseException:
@@ -98,6 +105,9 @@ class InThread:
         self.wait_for(lambda: {"done", "failed"} & set(told.names))
         return told
 
+    def hand_over(self) -> None:
+        """Have what was applied submitted, without waiting for what comes of it."""
+
     def check_thread(self, told: Told) -> None:
         assert len(told.threads) == 1
         assert told.threads != {threading.get_ident()}
@@ -125,6 +135,10 @@ class InHub(InThread):
         while not condition():
             assert time.monotonic() < deadline
             self.hub.run_once()
+
+    def hand_over(self) -> None:
+        for callback in list(self.hub.on_tick):
+            callback()
 
     def check_thread(self, told: Told) -> None:
         assert told.threads == {threading.get_ident()}
@@ -277,12 +291,15 @@ def test_what_has_ended_untold_is_neither_terminated_nor_in_the_way(make: Any) -
     assert "failed" not in running.names
 
 
-def test_terminate_before_it_begins(make: Any) -> None:
+@pytest.mark.parametrize("is_handed_over", [False, True])
+def test_terminate_before_it_begins(make: Any, is_handed_over: bool) -> None:
     pool = make()
     running, _ = pool.apply(contract_tasks.sleep, 60)
     pool.wait_for(lambda: running.names == ["accepted"])
     pool.pool.putlocks = False
     told, job = pool.apply(contract_tasks.pid)
+    if is_handed_over:
+        pool.hand_over()
     job.terminate(15)
     pool.wait_for(lambda: told.all)
     assert told.names == ["failed"]
@@ -302,12 +319,15 @@ def test_sigusr1_is_a_soft_limit_and_harmless_between_tasks(make: Any, tmp_path:
     assert pool.run(contract_tasks.pid).value("done") == pid
 
 
-def test_flush_drops_what_has_not_begun(make: Any) -> None:
+@pytest.mark.parametrize("is_handed_over", [False, True])
+def test_flush_drops_what_has_not_begun(make: Any, is_handed_over: bool) -> None:
     pool = make()
     running, _ = pool.apply(contract_tasks.sleep, 0.5)
     pool.wait_for(lambda: running.names == ["accepted"])
     pool.pool.putlocks = False
     dropped, _ = pool.apply(contract_tasks.pid)
+    if is_handed_over:
+        pool.hand_over()
     pool.pool.flush()
     pool.wait_for(lambda: running.names == ["accepted", "done"])
     assert pool.run(contract_tasks.pid).names == ["accepted", "done"]
@@ -329,6 +349,7 @@ def test_what_waits_in_the_pool_goes_by_priority(
     for priority in (0, None, 5, 9):
         args = ("task", "id", {"delivery_info": {"priority": priority}}, tmp_path / "order")
         told.append(pool.apply(contract_tasks.note_call, *args)[0])
+    pool.wait_for(lambda: pool.pool._crew.executor._waiting() == 4)
     pool.pool.terminate_job(running.value("accepted")[0], signal.SIGKILL)
     pool.wait_for(lambda: all("done" in one.names for one in told))
     assert (tmp_path / "order").read_text().split() == order
@@ -364,7 +385,8 @@ def test_stop_amid_a_submission(make: Any) -> None:
     pool = make()
     pids = pool.pool.info["processes"]
     told, _ = pool.apply(contract_tasks.sleep, StopsWhenPickled(pool.pool))
-    assert told.names == ["accepted", "done"]
+    # An event loop submits it in its next turn.
+    pool.wait_for(lambda: told.names == ["accepted", "done"])
     await_death(pids)
     assert pool.pool.apply_async(contract_tasks.pid) is None
 
@@ -372,6 +394,7 @@ def test_stop_amid_a_submission(make: Any) -> None:
 def test_stop_amid_a_stop(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     pool = make()
     told, _ = pool.apply(contract_tasks.sleep, 0.3)
+    pool.hand_over()
 
     def stop_and_get() -> Any:
         # As a signal handler does, that comes when the waiting is about to begin.
@@ -387,6 +410,7 @@ def test_stop_amid_a_stop(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_stop_amid_a_restart(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     pool = make()
     told, _ = pool.apply(contract_tasks.sleep, 0.3)
+    pool.hand_over()
     make_executor = Crew._make
 
     def make_and_stop(crew: Crew) -> Any:
@@ -423,8 +447,13 @@ class OneRequest(Request):  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("acks_late", [False, True])
+@pytest.mark.parametrize("is_handed_over", [False, True])
 def test_cold_stop_cancels_what_has_begun_untold(
-    make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, acks_late: bool
+    make: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    acks_late: bool,
+    is_handed_over: bool,
 ) -> None:
     pool = make()
     request = OneRequest(acks_late)
@@ -433,7 +462,9 @@ def test_cold_stop_cancels_what_has_begun_untold(
         (tmp_path / "begun",),
         accept_callback=request.on_accepted,
     )
-    eventually((tmp_path / "begun").exists)
+    if is_handed_over:
+        pool.hand_over()
+        eventually((tmp_path / "begun").exists)
     # Celery has cancelled all that it knows, which is nothing if its loop did not run.
     monkeypatch.setattr(worker_state, "should_terminate", True)
     pool.pool.stop()
@@ -521,8 +552,10 @@ def test_interrupt_while_results_are_unpickled_loses_nothing() -> None:
     pool = InHub()
     try:
         old, _ = pool.apply(contract_tasks.interrupting)
+        pool.hand_over()
         pool.pool.restart()
         new, _ = pool.apply(contract_tasks.sleep, 0)
+        pool.hand_over()
         # Both have ended when the loop comes to it.
         for executor in (pool.pool._crew.executor, *pool.pool._crew._former):
             eventually(
@@ -550,6 +583,99 @@ def test_semaphore_is_released_once_a_task_and_grows_with_the_pool() -> None:
         assert pool.semaphore.value == 2
     finally:
         pool.end()
+
+
+@pytest.fixture
+def in_hub() -> Iterator[InHub]:
+    pool = InHub()
+    yield pool
+    pool.end()
+
+
+def test_an_event_loop_hands_over_when_all_else_of_its_turn_is_done(in_hub: InHub) -> None:
+    executor = in_hub.pool._crew.executor
+    in_hub.run(contract_tasks.pid)
+    waiting: list[int] = []
+
+    def look() -> None:
+        waiting.append(executor._waiting())
+
+    # As a transport does, which asks for the next message there.
+    for _ in range(3):
+        in_hub.hub.on_tick.add(lambda: look())
+    # A lost connection is made anew.
+    in_hub.pool.register_with_event_loop(in_hub.hub)
+    time.sleep(ASLEEP_SECONDS)
+    told, _ = in_hub.apply(contract_tasks.pid)
+    look()
+    in_hub.hand_over()
+    assert waiting == [1, 1, 1, 1]
+    eventually(lambda: not executor._waiting())
+    in_hub.wait_for(lambda: told.names == ["accepted", "done"])
+
+
+def test_the_end_of_a_turn_comes_last_of_the_callbacks_of_a_turn() -> None:
+    for _ in range(50):
+        callback = HubCalls(contextlib.nullcontext())._end_of_turn
+        others = [lambda: None for _ in range(3)]
+        callbacks: set[Any] = set()
+        for one in (callback, *others):
+            callbacks.add(one)
+        assert list(copy(callbacks))[-1] is callback
+
+
+def test_an_event_loop_hands_over_at_once_what_takes_the_place_of_another(in_hub: InHub) -> None:
+    executor = in_hub.pool._crew.executor
+    told: list[Told] = []
+    for _ in range(2):
+        in_hub.semaphore.acquire(lambda: told.append(in_hub.apply(contract_tasks.pid)[0]))
+    in_hub.hand_over()
+    eventually(lambda: [worker.state for worker in executor.workers()] == ["idle"])
+    time.sleep(ASLEEP_SECONDS)
+    in_hub.pool._calls.run()
+    eventually(lambda: len(told) == 2 and not executor._waiting())
+    in_hub.wait_for(lambda: all("done" in one.names for one in told))
+
+
+def test_stop_hands_over_what_is_left(in_hub: InHub) -> None:
+    in_hub.run(contract_tasks.pid)
+    time.sleep(ASLEEP_SECONDS)
+    told, _ = in_hub.apply(contract_tasks.pid)
+    in_hub.pool.stop()
+    assert told.names == ["accepted", "done"]
+
+
+def test_flush_lets_nothing_begin_that_was_not_handed_over(in_hub: InHub, tmp_path: Path) -> None:
+    in_hub.run(contract_tasks.pid)
+    time.sleep(ASLEEP_SECONDS)
+    told, _ = in_hub.apply(contract_tasks.note_and_wait, tmp_path / "begun")
+    in_hub.pool.flush()
+    in_hub.run(contract_tasks.pid)
+    assert told.all == []
+    assert not (tmp_path / "begun").exists()
+    assert in_hub.pool._jobs == set()
+
+
+def test_kill_drops_what_was_not_handed_over(in_hub: InHub) -> None:
+    told, _ = in_hub.apply(contract_tasks.pid)
+    in_hub.pool.terminate()
+    in_hub.hand_over()
+    assert told.all == []
+
+
+def test_restart_loses_nothing_that_was_not_handed_over(in_hub: InHub) -> None:
+    in_hub.run(contract_tasks.pid)
+    time.sleep(ASLEEP_SECONDS)
+    told, _ = in_hub.apply(contract_tasks.pid)
+    in_hub.pool.restart()
+    in_hub.wait_for(lambda: told.names == ["accepted", "done"])
+
+
+def test_what_the_executor_refuses_is_raised_and_gives_its_place_back(in_hub: InHub) -> None:
+    in_hub.pool._crew.cancel_waiting()
+    with pytest.raises(PoolClosed):
+        in_hub.semaphore.acquire(lambda: in_hub.apply(contract_tasks.pid))
+    assert in_hub.semaphore.value == 1
 
 
 def test_submitting_waits_for_a_place_without_an_event_loop() -> None:
