@@ -49,6 +49,10 @@ pub fn wait(word: &AtomicU32, expected: u32, timeout: Option<Duration>) -> Waite
 ///
 /// The word must be changed first, or they may sleep again. Async-signal-safe.
 pub fn wake(word: &AtomicU32, count: u32) -> usize {
+    if count == 0 {
+        // The kernel would be asked to look for nobody, once for each task that has a callback.
+        return 0;
+    }
     let count = libc::c_int::try_from(count).unwrap_or(libc::c_int::MAX);
     let operation = libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG;
     // SAFETY: the word is a live, aligned 32-bit atomic. The call takes no other pointer.
