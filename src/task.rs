@@ -56,4 +56,6 @@ pub struct TaskSpec {
     pub limits: Limits,
     /// Whether somebody wants to know when it begins.
     pub watched: bool,
+    /// Whether it was taken back on its way to the pool: it ends at once.
+    pub taken_back: bool,
 }

@@ -125,6 +125,25 @@ def threads_of_pools() -> list[str]:
     return [name for name in names if name.startswith("deadpool-")]
 
 
+def await_rest() -> None:
+    """Wait until the supervisors of this process sleep for good, as those of idle pools do."""
+    before = None
+    # The wait for something to happen takes a quarter of a second, before they do.
+    while before != (before := _switches_of_supervisors()):
+        time.sleep(0.8)
+
+
+def _switches_of_supervisors() -> dict[str, str]:
+    """Return what tells that a supervisor was awake, for each thread."""
+    switches = {}
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):
+            if task.joinpath("comm").read_text().strip() == "deadpool-super":
+                lines = task.joinpath("status").read_text().splitlines()
+                (switches[task.name],) = [line for line in lines if line.startswith("voluntary")]
+    return switches
+
+
 def descriptors() -> Counter[str]:
     """Return what the descriptors of this process are."""
     found: Counter[str] = Counter()

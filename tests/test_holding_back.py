@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import tasks
-from processes import run_script
+from processes import await_path, await_rest, run_script
 
 import deadpool
-
-# After a quarter of a second an idle pool sleeps until it is woken, of which nothing tells.
-ASLEEP_SECONDS = 0.5
 
 
 class HoldingPool(deadpool.Deadpool):
@@ -28,7 +24,7 @@ def pool() -> Iterator[HoldingPool]:
         future = pool.submit(tasks.nothing)
         pool._hand_over()
         future.result(20)
-        time.sleep(ASLEEP_SECONDS)
+        await_rest()
         yield pool
 
 
@@ -66,16 +62,48 @@ def test_what_cannot_wait_has_its_end_when_it_is_handed_over(pool: HoldingPool) 
         future.result(20)
 
 
+def test_what_is_taken_back_is_cancelled_and_never_runs(pool: HoldingPool, tmp_path: Path) -> None:
+    futures = [pool.submit(tasks.append, tmp_path / "lines", number) for number in range(20)]
+    pool._take_back()
+    assert pool._waiting() == 0
+    for future in futures:
+        with pytest.raises(deadpool.CancelledError):
+            future.result(20)
+    last = pool.submit(tasks.append, tmp_path / "lines", "last")
+    pool._hand_over()
+    last.result(20)
+    assert (tmp_path / "lines").read_text() == "last\n"
+    # What was handed over stays so.
+    pool._take_back()
+    assert last.result(0) is None
+
+
+def test_taking_back_reaches_only_what_waits_to_be_handed_over(
+    pool: HoldingPool, tmp_path: Path
+) -> None:
+    running = pool.submit(tasks.hold, tmp_path / "begun", tmp_path / "release")
+    waiting = pool.submit(tasks.identity, 1)
+    pool._hand_over()
+    await_path(tmp_path / "begun")
+    held = pool.submit(tasks.identity, 2)
+    pool._take_back()
+    with pytest.raises(deadpool.CancelledError):
+        held.result(20)
+    (tmp_path / "release").touch()
+    assert running.result(20) > 0
+    assert waiting.result(20) == 1
+
+
 def test_a_pool_that_ends_runs_what_was_held_back() -> None:
     with HoldingPool(1) as pool:
-        time.sleep(ASLEEP_SECONDS)
+        await_rest()
         future = pool.submit(tasks.identity, 7)
     assert future.result(0) == 7
 
 
 def test_a_pool_that_is_forgotten_runs_what_was_held_back() -> None:
     pool = HoldingPool(1)
-    time.sleep(ASLEEP_SECONDS)
+    await_rest()
     future = pool.submit(tasks.identity, 7)
     del pool
     assert future.result(20) == 7
@@ -85,6 +113,7 @@ def test_nothing_is_handed_over_by_a_closed_pool() -> None:
     pool = HoldingPool(1)
     pool.shutdown()
     pool._hand_over()
+    pool._take_back()
     with pytest.raises(deadpool.PoolClosed):
         pool.submit(tasks.nothing)
 
@@ -97,6 +126,8 @@ def test_closed_descriptors_are_noticed(
     close = "os.closerange(3, 4096)"
     steps = [close, handed_over_by] if is_before else [handed_over_by, close]
     body = f"""
+    import processes
+
     class HoldingPool(deadpool.Deadpool):
         _holds_back = True
 
@@ -104,7 +135,7 @@ def test_closed_descriptors_are_noticed(
     future = pool.submit(tasks.nothing)
     pool._hand_over()
     future.result()
-    time.sleep({ASLEEP_SECONDS})
+    processes.await_rest()
     future = pool.submit(time.sleep, 3600)
     {steps[0]}
     {steps[1]}

@@ -70,24 +70,21 @@ def request_of(callback: Callable[..., object] | None) -> Any:
 
 
 class _EndOfTurn:
-    """One call, made when an event loop has made those of its turn, before it waits for descriptors.
+    """A call that an event loop makes in each turn, after all others, before it waits for descriptors.
 
-    The loop has such callbacks in a set, which CPython goes through by hash; as the first of them this
-    would do as well.
+    It has such callbacks in a set, which CPython goes through by hash; as the first of them this would
+    do as well.
     """
 
     def __init__(self) -> None:
         self.function: Callable[[], object] | None = None
-        self.is_wanted = False
 
     def __call__(self) -> None:
-        if self.is_wanted:
-            self.is_wanted = False
-            if self.function is not None:
-                self.function()
+        if self.function is not None:
+            self.function()
 
     def __hash__(self) -> int:
-        # The last place of a set, whatever its size.
+        # The last place of a set, unless somebody has it already.
         return sys.maxsize
 
 
@@ -126,12 +123,11 @@ class HubCalls:
         self._end_of_turn.function = function
 
     def submitted(self) -> None:
-        """Have what was submitted run, before the loop waits next. To be called in its thread.
+        """Have what was submitted run: amid the calls at once, else before the loop waits next.
 
-        By then it has asked the broker for the next message, which comes while a worker wakes up. Amid
-        the calls it is done at once: what a task makes room for waits for nothing else.
+        By then the loop has asked the broker for the next message, which comes while a worker wakes up.
+        What takes the place of another task waits for nothing.
         """
-        self._end_of_turn.is_wanted = True
         if self._is_running:
             self._end_of_turn()
 

@@ -48,7 +48,11 @@ class Crew:
         if settings.start_method != "fork":
             # Celery wants to see it in new interpreters before the program's modules are imported.
             os.environ[_celery_worker.FRESH_INTERPRETER] = "1"
-        self.executor = self._make()
+        try:
+            self.executor = self._make()
+        except BaseException:
+            self._forget()
+            raise
 
     def _make(self) -> _Executor:
         settings = self._settings
@@ -84,6 +88,11 @@ class Crew:
         """Give the tasks that were submitted to workers, where there is an event loop. Does not block."""
         self.executor._hand_over()
 
+    def take_back(self) -> None:
+        """Cancel the tasks that were not handed over. Does not block."""
+        for executor in [*self._former, self.executor]:
+            executor._take_back()
+
     def take_exits(self) -> int:
         """Return how many processes have exited since this was called last."""
         if self._bell is not None:
@@ -113,6 +122,7 @@ class Crew:
 
     def cancel_waiting(self) -> None:
         """Let no task begin that has not begun; the others go on. Does not block."""
+        self.take_back()
         for executor in [*self._former, self.executor]:
             executor.shutdown(wait=False)
 

@@ -83,9 +83,13 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types.
             calls = HubCalls(self._uninterrupted)
             self._slots = HubSlots(self.options.get("semaphore"), self._priority_of_waiting)
         calls.propagated = (MemoryError, *self.callbacks_propagate)
-        self._calls = calls
         bell = calls.fileno() if isinstance(calls, HubCalls) else None
-        crew = Crew(self.app, self.options.get("initargs"), size, self._settings, bell)
+        try:
+            crew = Crew(self.app, self.options.get("initargs"), size, self._settings, bell)
+        except BaseException:
+            calls.close()
+            raise
+        self._calls = calls
         if isinstance(calls, HubCalls):
             calls.collect = crew.settle
             calls.hand_over_by(crew.hand_over)
@@ -211,6 +215,8 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types.
 
     def flush(self) -> None:
         """Drop the tasks that have not begun: the broker delivers them again."""
+        if self._crew is not None:
+            self._crew.take_back()
         for job in list(self._jobs):
             if not job.has_begun():
                 # Whoever lost the connection has reset the semaphore already.
@@ -293,6 +299,8 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types.
         """Kill the worker processes. Tasks that were running are delivered again if unacknowledged."""
         crew, calls = self._crew, self._calls
         self._crew = None
+        if crew is not None:
+            crew.take_back()
         for job in list(self._jobs):
             job.discard()
         self._jobs.clear()

@@ -15,8 +15,9 @@ impl<B> Pool<B> {
         let watch = if spec.watched { Watch::Wanted } else { Watch::Unwanted };
         let record = Record { spec, baggage, place: None, deaths: 0, launched: false, watch };
         self.tasks.insert(spec.id, record);
-        if self.terminated || self.shutdown.is_some_and(|mode| mode >= Shutdown::CancelWaiting) {
-            // It was on its way while the pool was being closed.
+        let is_closed = self.shutdown.is_some_and(|mode| mode >= Shutdown::CancelWaiting);
+        if self.terminated || is_closed || spec.taken_back {
+            // In the first two cases it was on its way while the pool was being closed.
             self.end(spec.id, Outcome::Cancelled, None, step);
         } else if let Some(timeout) = spec.limits.timeout.filter(std::time::Duration::is_zero) {
             let failure = Failure { cause: Cause::TimedOut { timeout }, report: None };

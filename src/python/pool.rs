@@ -375,7 +375,7 @@ deadpool_soft_timeout=None, deadpool_memory_limit_bytes=None, deadpool_retries=0
             return Err(error);
         }
         let (id, watched) = (handle.id(), open.watches_starts);
-        let spec = TaskSpec { id, priority, limits, watched };
+        let spec = TaskSpec { id, priority, limits, watched, taken_back: false };
         let submission = Submission { spec, payload, handle };
         let late = if open.holds_back {
             open.link.shared.hold_back(submission)
@@ -391,6 +391,13 @@ deadpool_soft_timeout=None, deadpool_memory_limit_bytes=None, deadpool_retries=0
     /// Run the tasks that were submitted, where that waits for this. Does not block.
     fn _hand_over(&self) -> PyResult<()> {
         self.shared()?.hand_over();
+        Ok(())
+    }
+
+    /// Cancel the tasks that wait for `_hand_over`. Waits for the supervisor's turn, for no other thread
+    /// that takes the GIL.
+    fn _take_back(&self) -> PyResult<()> {
+        self.shared()?.take_back();
         Ok(())
     }
 

@@ -283,6 +283,11 @@ impl<S: Send + Sync + 'static> Shared<S> {
         }
     }
 
+    /// Cancel the tasks that are held back. Waits for the supervisor's turn.
+    pub fn take_back(&self) {
+        self.after(Core::take_back, |_| (), |_| ());
+    }
+
     /// Tell the supervisor something.
     pub fn post(&self, command: Command<S>) {
         // Other threads' tasks, which find the pool ended before they could be sent.
@@ -400,10 +405,20 @@ impl<S: Send + Sync + 'static> Shared<S> {
         running: impl FnOnce(&mut Core<S>) -> R,
         ended: impl FnOnce(&Statistics) -> R,
     ) -> R {
+        self.after(Core::catch_up, running, ended)
+    }
+
+    /// The same, with another way to handle it.
+    fn after<R>(
+        &self,
+        handle: impl FnOnce(&mut Core<S>),
+        running: impl FnOnce(&mut Core<S>) -> R,
+        ended: impl FnOnce(&Statistics) -> R,
+    ) -> R {
         let mut life = self.lock();
         if let Life::Running(core) = &mut *life {
             let caught = panic::catch_unwind(AssertUnwindSafe(|| {
-                let caught_up = self.catch_up(core);
+                let caught_up = self.catch_up(core, handle);
                 (running(core), caught_up)
             }));
             drop(life);
@@ -432,19 +447,18 @@ impl<S: Send + Sync + 'static> Shared<S> {
     /// # Errors
     ///
     /// If it can't be made visible. The supervisor sleeps, and would not find that out.
-    fn catch_up(&self, core: &mut Core<S>) -> Result<bool> {
+    fn catch_up(&self, core: &mut Core<S>, handle: impl FnOnce(&mut Core<S>)) -> Result<bool> {
         // What comes after the end is for `end` to refuse, while there is somebody to settle it.
         if core.is_terminated() {
             return Ok(false);
         }
-        // A task that was held back may be there, which the supervisor must not sleep for good beside.
-        let sleeps_too_deep =
-            self.rest.load(Ordering::SeqCst) == rest::DEEP && !self.inbox.is_empty();
-        core.catch_up();
+        handle(core);
         core.publish()?;
         if matches!(self.rest.load(Ordering::SeqCst), rest::HUNGRY | rest::SATED) {
             self.publish_rest(core, false);
         }
+        // A task that was held back may have begun, which the supervisor must not sleep for good beside.
+        let sleeps_too_deep = self.rest.load(Ordering::SeqCst) == rest::DEEP && core.is_awaited();
         Ok(sleeps_too_deep || !core.may_sleep())
     }
 

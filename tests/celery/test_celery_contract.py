@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import threading
@@ -29,16 +30,13 @@ from celery.worker import state as worker_state
 from celery.worker.request import Request
 from kombu.asynchronous import Hub, set_event_loop
 from kombu.asynchronous.semaphore import LaxBoundedSemaphore
-from processes import await_death, eventually
+from processes import await_death, await_rest, eventually, threads_of_pools
 
 import deadpool.celery
 from deadpool import PoolClosed
 from deadpool._celery_calls import HubCalls
 from deadpool._celery_crew import Crew
 from deadpool.celery import TaskPool
-
-# After a quarter of a second an idle pool sleeps until it is woken, of which nothing tells.
-ASLEEP_SECONDS = 0.5
 
 
 def bare(error: Any) -> BaseException:
@@ -385,8 +383,7 @@ def test_stop_amid_a_submission(make: Any) -> None:
     pool = make()
     pids = pool.pool.info["processes"]
     told, _ = pool.apply(contract_tasks.sleep, StopsWhenPickled(pool.pool))
-    # An event loop submits it in its next turn.
-    pool.wait_for(lambda: told.names == ["accepted", "done"])
+    assert told.names == ["accepted", "done"]
     await_death(pids)
     assert pool.pool.apply_async(contract_tasks.pid) is None
 
@@ -447,13 +444,8 @@ class OneRequest(Request):  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("acks_late", [False, True])
-@pytest.mark.parametrize("is_handed_over", [False, True])
 def test_cold_stop_cancels_what_has_begun_untold(
-    make: Any,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    acks_late: bool,
-    is_handed_over: bool,
+    make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, acks_late: bool
 ) -> None:
     pool = make()
     request = OneRequest(acks_late)
@@ -462,9 +454,8 @@ def test_cold_stop_cancels_what_has_begun_untold(
         (tmp_path / "begun",),
         accept_callback=request.on_accepted,
     )
-    if is_handed_over:
-        pool.hand_over()
-        eventually((tmp_path / "begun").exists)
+    pool.hand_over()
+    eventually((tmp_path / "begun").exists)
     # Celery has cancelled all that it knows, which is nothing if its loop did not run.
     monkeypatch.setattr(worker_state, "should_terminate", True)
     pool.pool.stop()
@@ -605,7 +596,7 @@ def test_an_event_loop_hands_over_when_all_else_of_its_turn_is_done(in_hub: InHu
         in_hub.hub.on_tick.add(lambda: look())
     # A lost connection is made anew.
     in_hub.pool.register_with_event_loop(in_hub.hub)
-    time.sleep(ASLEEP_SECONDS)
+    await_rest()
     told, _ = in_hub.apply(contract_tasks.pid)
     look()
     in_hub.hand_over()
@@ -614,14 +605,23 @@ def test_an_event_loop_hands_over_when_all_else_of_its_turn_is_done(in_hub: InHu
     in_hub.wait_for(lambda: told.names == ["accepted", "done"])
 
 
-def test_the_end_of_a_turn_comes_last_of_the_callbacks_of_a_turn() -> None:
-    for _ in range(50):
-        callback = HubCalls(contextlib.nullcontext())._end_of_turn
-        others = [lambda: None for _ in range(3)]
-        callbacks: set[Any] = set()
-        for one in (callback, *others):
-            callbacks.add(one)
-        assert list(copy(callbacks))[-1] is callback
+class Tick:
+    """A callback of a turn, with a given place in a small set."""
+
+    def __init__(self, place: int) -> None:
+        self._place = place
+
+    def __hash__(self) -> int:
+        return self._place
+
+
+def test_the_end_of_a_turn_comes_last_of_its_callbacks() -> None:
+    calls = HubCalls(contextlib.nullcontext())
+    for places in itertools.permutations(range(7), 3):
+        ticks: set[Any] = {Tick(place) for place in places}
+        ticks.add(calls._end_of_turn)
+        assert list(copy(ticks))[-1] is calls._end_of_turn
+    calls.close()
 
 
 def test_an_event_loop_hands_over_at_once_what_takes_the_place_of_another(in_hub: InHub) -> None:
@@ -631,7 +631,7 @@ def test_an_event_loop_hands_over_at_once_what_takes_the_place_of_another(in_hub
         in_hub.semaphore.acquire(lambda: told.append(in_hub.apply(contract_tasks.pid)[0]))
     in_hub.hand_over()
     eventually(lambda: [worker.state for worker in executor.workers()] == ["idle"])
-    time.sleep(ASLEEP_SECONDS)
+    await_rest()
     in_hub.pool._calls.run()
     eventually(lambda: len(told) == 2 and not executor._waiting())
     in_hub.wait_for(lambda: all("done" in one.names for one in told))
@@ -639,33 +639,71 @@ def test_an_event_loop_hands_over_at_once_what_takes_the_place_of_another(in_hub
 
 def test_stop_hands_over_what_is_left(in_hub: InHub) -> None:
     in_hub.run(contract_tasks.pid)
-    time.sleep(ASLEEP_SECONDS)
+    await_rest()
     told, _ = in_hub.apply(contract_tasks.pid)
     in_hub.pool.stop()
     assert told.names == ["accepted", "done"]
 
 
-def test_flush_lets_nothing_begin_that_was_not_handed_over(in_hub: InHub, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["flush", "terminate", "cold stop"])
+def test_nothing_begins_that_is_dropped_before_it_is_handed_over(
+    in_hub: InHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    in_hub.pool.grow(3)
     in_hub.run(contract_tasks.pid)
-    time.sleep(ASLEEP_SECONDS)
-    told, _ = in_hub.apply(contract_tasks.note_and_wait, tmp_path / "begun")
-    in_hub.pool.flush()
-    in_hub.run(contract_tasks.pid)
-    assert told.all == []
+    await_rest()
+    request = {"delivery_info": {"priority": 0}}
+    args = ("task", "id", request, tmp_path / "begun")
+    told = [in_hub.apply(contract_tasks.note_call, *args)[0] for _ in range(50)]
+    if how == "flush":
+        in_hub.pool.flush()
+        in_hub.run(contract_tasks.pid)
+    elif how == "terminate":
+        in_hub.pool.terminate()
+    else:
+        monkeypatch.setattr(worker_state, "should_terminate", True)
+        in_hub.pool.stop()
     assert not (tmp_path / "begun").exists()
+    assert [one.all for one in told] == [[]] * 50
     assert in_hub.pool._jobs == set()
 
 
-def test_kill_drops_what_was_not_handed_over(in_hub: InHub) -> None:
-    told, _ = in_hub.apply(contract_tasks.pid)
-    in_hub.pool.terminate()
-    in_hub.hand_over()
-    assert told.all == []
+def test_a_cold_stop_tells_of_what_was_terminated_before(
+    in_hub: InHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_hub.run(contract_tasks.pid)
+    await_rest()
+    told, job = in_hub.apply(contract_tasks.pid)
+    job.terminate(15)
+    monkeypatch.setattr(worker_state, "should_terminate", True)
+    in_hub.pool.stop()
+    assert type(told.value("failed")) is Terminated
+
+
+@pytest.mark.parametrize("is_stopped", [False, True])
+def test_what_a_signal_handler_raises_amid_a_submission_strands_nothing(
+    in_hub: InHub, monkeypatch: pytest.MonkeyPatch, is_stopped: bool
+) -> None:
+    in_hub.run(contract_tasks.pid)
+    await_rest()
+    told = Told()
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(in_hub.pool._calls, "submitted", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        in_hub.pool.apply_async(contract_tasks.pid, (), **told.callbacks())
+    if is_stopped:
+        in_hub.pool.stop()
+    else:
+        in_hub.wait_for(lambda: told.all and told.names[-1] == "done")
+    assert told.names == ["accepted", "done"]
 
 
 def test_restart_loses_nothing_that_was_not_handed_over(in_hub: InHub) -> None:
     in_hub.run(contract_tasks.pid)
-    time.sleep(ASLEEP_SECONDS)
+    await_rest()
     told, _ = in_hub.apply(contract_tasks.pid)
     in_hub.pool.restart()
     in_hub.wait_for(lambda: told.names == ["accepted", "done"])
@@ -725,3 +763,5 @@ def test_registered_task_is_known_to_the_workers() -> None:
 def test_app_that_cannot_be_pickled_is_refused_at_start() -> None:
     with pytest.raises(ImproperlyConfigured, match=r"can't be pickled.*deadpool_start_method"):
         InThread(config={"task_annotations": {"*": {"on_failure": lambda *_: None}}})
+    # Nothing is left of it.
+    eventually(lambda: "deadpool-celery-callbacks" not in threads_of_pools())

@@ -24,6 +24,7 @@ fn longest(usual: usize) -> usize {
 #[derive(Clone, Debug)]
 enum Op {
     Submit { priority: u32, limits: Limits },
+    SubmitTakenBack,
     Burst { tasks: usize, timeout: Option<Duration> },
     Cancel { which: usize, kill: Option<i32> },
     Watch { which: usize },
@@ -59,6 +60,9 @@ impl Sim {
         match *op {
             Op::Submit { priority, limits } => {
                 self.submit(priority, limits);
+            }
+            Op::SubmitTakenBack => {
+                self.submit_taken_back();
             }
             Op::Burst { tasks, timeout } => (0..tasks).for_each(|_| {
                 self.submit(0, Limits { timeout, ..Limits::default() });
@@ -220,6 +224,7 @@ fn ops() -> impl Strategy<Value = Op> {
     ];
     prop_oneof![
         120 => (0u32..3, limits()).prop_map(|(priority, limits)| Op::Submit { priority, limits }),
+        10 => Just(Op::SubmitTakenBack),
         20 => (1usize..40, prop_oneof![Just(None), durations().prop_map(Some)])
             .prop_map(|(tasks, timeout)| Op::Burst { tasks, timeout }),
         40 => (0usize..64, kill).prop_map(|(which, kill)| Op::Cancel { which, kill }),

@@ -158,13 +158,22 @@ impl Sim {
     // What callers do.
 
     pub fn submit(&mut self, priority: u32, limits: Limits) -> TaskId {
+        self.submit_or_not(priority, limits, false)
+    }
+
+    pub fn submit_taken_back(&mut self) -> TaskId {
+        self.submit_or_not(0, Limits::default(), true)
+    }
+
+    fn submit_or_not(&mut self, priority: u32, limits: Limits, taken_back: bool) -> TaskId {
         let id = TaskId::from(self.next_task);
         self.next_task += 1;
-        let spec = TaskSpec { id, priority: Priority(priority), limits, watched: false };
+        let priority = Priority(priority);
+        let spec = TaskSpec { id, priority, limits, watched: false, taken_back };
         let known = Known {
             spec,
             submitted: self.now(),
-            given_up: false,
+            given_up: taken_back,
             watched: false,
             told: 0,
             over_memory: false,

@@ -447,6 +447,16 @@ fn a_task_that_arrives_after_the_end_is_cancelled() {
 }
 
 #[test]
+fn a_task_that_was_taken_back_on_its_way_is_sent_to_nobody() {
+    let mut sim = Sim::ready(of_size(1, 1));
+    let task = sim.submit_taken_back();
+    assert_eq!(sim.end_of(task), Some(End::Cancelled));
+    sim.settle(Manners::Good);
+    assert_eq!(sim.pool.statistics().tasks_received, 1);
+    assert_eq!(sim.pool.statistics().tasks_launched, 0);
+}
+
+#[test]
 fn an_abandoned_pool_gives_every_task_back_and_wants_nothing() {
     let mut sim = Sim::ready(of_size(1, 1));
     for _ in 0..5 {

@@ -184,7 +184,21 @@ impl<S: Send + Sync + 'static> Core<S> {
 
     /// Take in all commands that other threads have left.
     pub(super) fn catch_up(&mut self) {
-        while let Ok(command) = self.inbox.try_recv() {
+        self.take_in(|_| ());
+    }
+
+    /// The same; but the tasks among them are cancelled.
+    pub(super) fn take_back(&mut self) {
+        self.take_in(|command| {
+            if let Command::Submit(submission) = command {
+                submission.spec.taken_back = true;
+            }
+        });
+    }
+
+    fn take_in(&mut self, change: impl Fn(&mut Command<S>)) {
+        while let Ok(mut command) = self.inbox.try_recv() {
+            change(&mut command);
             self.obey(command);
             self.settle();
         }
