@@ -89,7 +89,7 @@ class Crew:
         self.executor._hand_over()
 
     def take_back(self) -> None:
-        """Cancel the tasks that were not handed over. Does not block."""
+        """Cancel the tasks that were not handed over. Waits for the turn of a supervisor, at most."""
         for executor in [*self._former, self.executor]:
             executor._take_back()
 
