@@ -6,6 +6,7 @@ any thread will do, and the pool has one for it.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import queue
@@ -175,10 +176,8 @@ class HubCalls:
     def _run(self) -> None:
         if self._fd is None:
             return
-        try:  # noqa: SIM105  # For every task, and suppress() takes longer than the rest.
+        with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._fd)
-        except BlockingIOError:
-            pass
         if self.collect is not None:
             # What it posts is looked at below.
             self._is_signalled = True
