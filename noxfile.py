@@ -34,7 +34,15 @@ SMALLER_SET = [
 ]
 CELERY_CHAOS = "tests/celery/test_celery_chaos.py"
 CELERY = ["celery>=5.7,<6", "redis", "sqlalchemy"]
-PYTEST = ["pytest>=8", "pytest-timeout", "pytest-xdist", "billiard", "cloudpickle", "numpy"]
+PYTEST = [
+    "pytest>=8",
+    "pytest-timeout",
+    "pytest-xdist",
+    "billiard",
+    "cloudpickle",
+    "numpy",
+    "syrupy",
+]
 
 nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_missing_interpreters = True
