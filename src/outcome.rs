@@ -6,7 +6,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::payload::Payload;
+use crate::wire::payload::Payload;
 
 /// The end of a task.
 #[derive(Debug)]

@@ -1,6 +1,6 @@
 //! What a task is to the pool: an identity, its place in the queue and its limits.
 //!
-//! The call itself is opaque bytes that only the worker reads; see [`crate::payload`].
+//! The call itself is opaque bytes that only the worker reads; see [`crate::wire::payload`].
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

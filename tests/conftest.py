@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import tasks
 from pools import START_METHODS, MakePool
-from processes import TESTS, Leaks, become_subreaper
+from processes import SUPPORT, Leaks, become_subreaper
 
 import deadpool
 
-# These have a session of their own, with what they need, and a conftest.py that takes this one's name.
+# These have a session of their own, with what they need.
 collect_ignore = ["celery"]
 
 
@@ -25,7 +25,7 @@ def _things_that_stay() -> None:
     """Start what is started once in a process and stays: the fork server, the resource tracker."""
     become_subreaper()
     # What a task needs is imported while its call is unpickled, when its deadline runs already.
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(SUPPORT), os.environ.get("PYTHONPATH", "")])
     multiprocessing.set_forkserver_preload(["tasks"])
     for method in START_METHODS:
         with deadpool.Deadpool(max_workers=1, mp_context=method) as pool:

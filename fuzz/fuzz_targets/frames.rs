@@ -5,7 +5,7 @@
 
 #![no_main]
 
-use _core::frame::{Decoder, Header, parse};
+use _core::wire::frame::{Decoder, Header, parse};
 use libfuzzer_sys::fuzz_target;
 
 type Frames = Vec<(Header, Vec<u8>)>;

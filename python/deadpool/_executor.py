@@ -8,9 +8,10 @@ import pickle
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from . import _core, _legacy, _map, _server_link
+from . import _core, _legacy, _map
 from ._checks import check_arguments, check_callable, check_seconds, check_whole
 from ._future import Future
+from ._start import fork_server
 from ._worker_info import WorkerInfo
 
 TYPE_CHECKING = False
@@ -131,16 +132,18 @@ class Deadpool(  # type: ignore[misc]  # submit() takes more than the base class
             )
         _check_not_daemonic()
         if mp_context is None or mp_context == "forkserver":
-            _server_link.server.start_early()
+            fork_server.server.start_early()
         # Not before: the server starts while these are imported.
-        from . import _environ, _launch, _worker
+        from . import _environ
+        from ._child import worker as child_worker
+        from ._start import threads
 
-        method = _launch.start_method(mp_context)
+        method = threads.start_method(mp_context)
         if method.name != "fork":
             _check_importable(initializer, finalizer)
         functions = None
         if serializer is not pickle and serializer is not None:
-            functions = _worker.Functions(
+            functions = child_worker.Functions(
                 dumps=getattr(serializer, "dumps", None),
                 loads=getattr(serializer, "loads", None),
             )
@@ -153,7 +156,7 @@ class Deadpool(  # type: ignore[misc]  # submit() takes more than the base class
             )
             if value is not None
         }
-        spec = _worker.Spec(
+        spec = child_worker.Spec(
             initializer=initializer,
             initargs=check_arguments("initargs", initargs),
             finalizer=finalizer,
@@ -165,7 +168,7 @@ class Deadpool(  # type: ignore[misc]  # submit() takes more than the base class
             propagates_environ=propagate_environ is not None,
             fails_on_initializer_error=on_initializer_error == "fail",
         )
-        self._threads = _launch.Threads(
+        self._threads = threads.Threads(
             spec, self._environ, method, max_workers, on_worker_up, on_worker_down
         )
         completer, launcher = self._open(
@@ -338,9 +341,9 @@ class Deadpool(  # type: ignore[misc]  # submit() takes more than the base class
 
 def trim_memory() -> None:
     """Give unused heap memory of this process back to the system, where the C library can."""
-    from . import _worker
+    from ._child import worker as child_worker
 
-    _worker.trim_memory()
+    child_worker.trim_memory()
 
 
 def _check_max_workers(max_workers: int | None) -> int:

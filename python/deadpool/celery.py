@@ -15,13 +15,15 @@ from celery.utils.log import get_logger
 from celery.worker import state as worker_state
 from kombu.asynchronous import get_event_loop
 
-from . import _celery_priority, _celery_report, _celery_signals, _celery_worker
-from ._celery_calls import HubCalls, ThreadCalls
-from ._celery_crew import Crew
-from ._celery_jobs import Callbacks, Job
-from ._celery_settings import Settings, read_settings
-from ._celery_shutdown import Uninterrupted, cancel, wait_in_hub, wait_in_thread
-from ._celery_slots import HubSlots, ThreadSlots
+from ._celery import priority, report
+from ._celery import signals as celery_signals
+from ._celery import worker as celery_worker
+from ._celery.callbacks import HubCalls, ThreadCalls
+from ._celery.executors import Crew
+from ._celery.jobs import Callbacks, Job
+from ._celery.settings import Settings, read_settings
+from ._celery.shutdown import Uninterrupted, cancel, wait_in_hub, wait_in_thread
+from ._celery.slots import HubSlots, ThreadSlots
 
 __all__ = ["TaskPool"]
 
@@ -61,7 +63,7 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types.
         self._timeout = options.get("timeout") or None
         self._soft_timeout = options.get("soft_timeout") or None
         self._in_thread = bool(options.get("threads", True))
-        self._priority = _celery_priority.from_transport(app)
+        self._priority = priority.from_transport(app)
         self._jobs: set[Job] = set()
         self._tasks: Mapping[str, Any] = {}
         self._uninterrupted = Uninterrupted()
@@ -156,12 +158,12 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types.
         self._jobs.add(job)
         try:
             future = crew.executor.submit(
-                _celery_worker.Call.named(name, target),
+                celery_worker.Call.named(name, target),
                 *args,
                 deadpool_timeout=job.timeout,
                 deadpool_soft_timeout=job.soft_timeout,
                 deadpool_memory_limit_bytes=self._memory_limit_bytes(name),
-                deadpool_priority=self._priority(_celery_priority.of_call(args)),
+                deadpool_priority=self._priority(priority.of_call(args)),
                 **kwargs,
             )
         except (TypeError, ValueError) as error:
@@ -175,7 +177,7 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types.
         return job
 
     def _priority_of_waiting(self, args: Sequence[Any]) -> int:
-        return self._priority(_celery_priority.of_waiting(args))
+        return self._priority(priority.of_waiting(args))
 
     def _memory_limit_bytes(self, name: str | None) -> int | None:
         task = None if name is None else self._tasks.get(name)
@@ -196,8 +198,8 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types.
         :param signal: SIGTERM by default. SIGUSR1 raises ``SoftTimeLimitExceeded`` in the task
             instead, as with the prefork pool.
         """
-        number = _celery_signals.number(signal)
-        if number == _celery_signals.SOFT_LIMIT:
+        number = celery_signals.number(signal)
+        if number == celery_signals.SOFT_LIMIT:
             self._signal(pid, number)
             return
         if self._crew is not None:
@@ -211,7 +213,7 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types.
 
     def _signal(self, pid: int, number: int) -> None:
         if self._crew is not None:
-            _celery_signals.send(pid, number, self._crew.pids)
+            celery_signals.send(pid, number, self._crew.pids)
 
     def flush(self) -> None:
         """Drop the tasks that have not begun: the broker delivers them again."""
@@ -321,8 +323,8 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types.
                 "max-tasks-per-child": self._settings.max_tasks_per_child or "N/A",
                 "put-guarded-by-semaphore": self.putlocks,
                 "timeouts": (self._soft_timeout or 0, self._timeout or 0),
-                "writes": _celery_report.writes(workers, statistics),
-                "deadpool": _celery_report.details(workers, statistics, self._settings),
+                "writes": report.writes(workers, statistics),
+                "deadpool": report.details(workers, statistics, self._settings),
             }
         )
         return info

@@ -25,13 +25,13 @@ except ImportError as error:
         f"pip install 'deadpool-executor[chancy]' ({error})"
     ) from error
 
-from . import _chancy_calls, _chancy_host
-from ._chancy_base import PoolExecutor
+from ._chancy import interpreter, job_call
+from ._chancy.base import PoolExecutor
 
 if TYPE_CHECKING:
     from chancy.job import QueuedJob
 
-    from ._chancy_limits import JobLimits
+    from ._chancy.limits import JobLimits
 
 __all__ = ["DeadpoolExecutor", "DeadpoolSubInterpreterExecutor"]
 
@@ -81,7 +81,7 @@ class DeadpoolExecutor(PoolExecutor):
         For subclasses to extend. If it raises, the job that waited for the process fails with what
         it raised, and another process is started.
         """
-        _chancy_calls.set_signal_handlers(cls.job_signal_handler)
+        job_call.set_signal_handlers(cls.job_signal_handler)
         if os.environ.get("DJANGO_SETTINGS_MODULE"):
             try:
                 import django
@@ -111,16 +111,16 @@ class DeadpoolExecutor(PoolExecutor):
         :raises TimeoutError: For SIGALRM, while a job runs.
         :raises asyncio.CancelledError: For SIGUSR1, while a job runs.
         """
-        if not _chancy_calls.Running.now:
+        if not job_call.Running.now:
             return
         if signum == signal.SIGALRM:
             raise TimeoutError("the time limit of the job has passed")
         if signum == signal.SIGUSR1:
             raise asyncio.CancelledError("the job was interrupted")
 
-    def _call(self, job: QueuedJob, limits: JobLimits) -> _chancy_calls.JobCall:
-        more = _chancy_calls.more_arguments(self.job_wrapper)
-        return _chancy_calls.JobCall(type(self), job, more, self._own_limits(limits))
+    def _call(self, job: QueuedJob, limits: JobLimits) -> job_call.JobCall:
+        more = job_call.more_arguments(self.job_wrapper)
+        return job_call.JobCall(type(self), job, more, self._own_limits(limits))
 
     def _own_limits(self, limits: JobLimits) -> dict[str, Any]:
         own = super()._own_limits(limits)
@@ -155,11 +155,11 @@ class DeadpoolSubInterpreterExecutor(PoolExecutor):
     capabilities = PoolExecutor.capabilities | Executor.Capability.COOPERATIVE_TIME_LIMITS
 
     def _set_up(self) -> dict[str, Any]:
-        _chancy_host.check_available(type(self).__name__)
+        interpreter.check_available(type(self).__name__)
         return {
-            "initializer": _chancy_host.open_interpreter,
+            "initializer": interpreter.open_interpreter,
             "initargs": (pickle.dumps(self.on_initialize_worker), list(sys.path)),
-            "finalizer": _chancy_host.close_interpreter,
+            "finalizer": interpreter.close_interpreter,
         }
 
     @staticmethod
@@ -170,9 +170,9 @@ class DeadpoolSubInterpreterExecutor(PoolExecutor):
         """
         sys.path = parent_sys_path
 
-    def _call(self, job: QueuedJob, limits: JobLimits) -> _chancy_host.InterpreterCall:
+    def _call(self, job: QueuedJob, limits: JobLimits) -> interpreter.InterpreterCall:
         payload = pickle.dumps((type(self), job, limits.seconds))
-        return _chancy_host.InterpreterCall(job.func, payload, self._own_limits(limits))
+        return interpreter.InterpreterCall(job.func, payload, self._own_limits(limits))
 
     def get_default_concurrency(self) -> int:
         """Return how many jobs run at the same time if the queue does not say.

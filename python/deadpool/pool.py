@@ -19,13 +19,13 @@ from multiprocessing.pool import MaybeEncodingError  # type: ignore[attr-defined
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar
 
-from . import _pool_imap, _pool_worker
 from ._checks import check_arguments, check_callable, check_seconds, check_signal, check_whole
 from ._executor import Deadpool, _check_importable
-from ._pool_callbacks import Callbacks, Teller
-from ._pool_crew import Crew, PoolProcess
-from ._pool_engine import Engine
-from ._pool_errors import (
+from ._pool import imap as imap_results
+from ._pool import worker as pool_worker
+from ._pool.callbacks import Callbacks, Teller
+from ._pool.engine import Engine
+from ._pool.errors import (
     RestartFreqExceeded,
     SoftTimeLimitExceeded,
     Terminated,
@@ -33,9 +33,10 @@ from ._pool_errors import (
     WorkerLostError,
     exception_info,
 )
-from ._pool_imap import IMapIterator, IMapUnorderedIterator
-from ._pool_results import ApplyResult, AsyncResult, MapResult, release_after
-from ._pool_slots import ForeignSlots, Slots
+from ._pool.imap import IMapIterator, IMapUnorderedIterator
+from ._pool.processes import Crew, PoolProcess
+from ._pool.results import ApplyResult, AsyncResult, MapResult, release_after
+from ._pool.slots import ForeignSlots, Slots
 
 __all__ = [
     "ApplyResult",
@@ -150,7 +151,7 @@ class Pool(multiprocessing.pool.Pool):
             if max_memory_per_child is None
             else max_memory_per_child << 10,
             mp_context=self._ctx,
-            initializer=_pool_worker.start,
+            initializer=pool_worker.start,
             initargs=(method, initializer, initargs),
             max_backlog=None,
             on_initializer_error="fail",
@@ -299,7 +300,7 @@ class Pool(multiprocessing.pool.Pool):
         error_callback: Callable[[Any], object] | None = None,
     ) -> MapResult[T]:
         """Submit ``func(item)`` for each item, and return a result object."""
-        over = _pool_worker.OverChunk
+        over = pool_worker.OverChunk
         return self._map(over, func, iterable, chunksize, callback, error_callback)
 
     def starmap_async(
@@ -311,12 +312,12 @@ class Pool(multiprocessing.pool.Pool):
         error_callback: Callable[[Any], object] | None = None,
     ) -> MapResult[T]:
         """Submit ``func(*item)`` for each item, and return a result object."""
-        over = _pool_worker.OverStarredChunk
+        over = pool_worker.OverStarredChunk
         return self._map(over, func, iterable, chunksize, callback, error_callback)
 
     def _map(
         self,
-        over: type[_pool_worker.OverChunk],
+        over: type[pool_worker.OverChunk],
         func: Callable[..., T],
         iterable: Iterable[Any],
         chunksize: int | None,
@@ -333,7 +334,7 @@ class Pool(multiprocessing.pool.Pool):
         task: Any = func
         if callable(task):
             task = over(func)
-        chunks = _pool_imap.Chunks(items, chunksize)
+        chunks = imap_results.Chunks(items, chunksize)
         futures = [self._engine.submit(task, [chunk], {}, **self._limits) for chunk in chunks]
         return MapResult(self._engine, futures, callbacks, error=chunks.error, **self._limits)
 
@@ -358,8 +359,8 @@ class Pool(multiprocessing.pool.Pool):
     ) -> IMapIterator[T]:
         self._check_running()
         chunksize = 1 if chunksize is None else _check_chunksize(chunksize)
-        task = func if chunksize == 1 or not callable(func) else _pool_worker.OverChunk(func)
-        return _pool_imap.start(
+        task = func if chunksize == 1 or not callable(func) else pool_worker.OverChunk(func)
+        return imap_results.start(
             self._engine,
             task,
             iterable,

@@ -3,7 +3,6 @@
 //! A [`zygote`] is started by the parent and forks the workers; a worker's main thread goes through
 //! the loop in [`session`], beside which the [`watcher`] waits for the parent's death.
 
-pub mod protocol;
 pub mod session;
 pub mod watcher;
 pub mod zygote;

@@ -15,11 +15,11 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::error::{Error, Result};
-use crate::frame::{Decoder, HEADER_BYTES, Header, Kind};
-use crate::payload::{Arrivals, Loan, Payload};
-use crate::sys::page::PageUser;
 use crate::sys::{clock, socket};
 use crate::time::Time;
+use crate::wire::frame::{Decoder, HEADER_BYTES, Header, Kind};
+use crate::wire::page::PageUser;
+use crate::wire::payload::{Arrivals, Loan, Payload};
 
 /// Results up to this size go through the ring.
 const RING_BYTES: usize = 8 * 1024;

@@ -11,10 +11,10 @@ use std::thread::JoinHandle;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::error::Result;
-use crate::sys::page::PageUser;
 use crate::sys::pidfd::PidFd;
 use crate::sys::waker::Waker;
 use crate::sys::{process_tree, signals};
+use crate::wire::page::PageUser;
 
 /// How often children that are being forked meanwhile are looked for before the worker itself goes;
 /// its zygote finds the rest.

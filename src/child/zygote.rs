@@ -17,7 +17,7 @@ use crate::sys::pidfd::PidFd;
 use crate::sys::process_tree::ChildList;
 use crate::sys::{packet, prctl, process_tree, socket, wait};
 
-use super::protocol::{self, Report, Request};
+use crate::wire::protocol::{self, Report, Request};
 
 /// How often what is below is killed before a zygote goes; each round waits for what was killed.
 const LAST_ROUNDS: usize = 1000;

@@ -15,9 +15,9 @@ use std::thread::JoinHandle;
 
 use pyo3::prelude::*;
 
-use crate::handle::Taker;
-use crate::stock::Stock;
+use crate::supervisor::handle::Taker;
 use crate::supervisor::{Completed, Completion};
+use crate::wire::stock::Stock;
 
 use super::settle::{self, Interrupts, PySide};
 

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use crossbeam_channel::Receiver;
 use pyo3::prelude::*;
 
-use crate::event::Shutdown;
-use crate::payload::Payload;
+use crate::policy::event::Shutdown;
 use crate::supervisor::{Command, Launch, Shared};
+use crate::wire::payload::Payload;
 
 use super::settle::PySide;
 

@@ -3,20 +3,18 @@
 //! * parent: [`pool`] is the native base of `deadpool.Deadpool`, [`completer`] and [`launcher`] what its
 //!   threads run, [`future`] and its neighbours the futures;
 //! * child: [`child`] runs zygotes and workers;
-//! * both: [`serialize`] pickles, [`view`] is what unpickling looks at, [`failure`] carries exceptions across.
+//! * both: [`pickling`] pickles, [`exception_frame`] carries exceptions across.
 
 mod arguments;
 mod child;
 mod completer;
-mod failure;
+mod exception_frame;
 mod future;
-mod future_api;
 mod launcher;
+mod pickling;
 mod pool;
-mod serialize;
 mod settle;
 mod stdlib;
-mod view;
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -25,7 +23,7 @@ use pyo3::sync::PyOnceLock;
 #[pymodule]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
-    future_api::register(module)?;
+    future::register(module)?;
     pool::register(module)?;
     completer::register(module)?;
     launcher::register(module)?;

@@ -13,22 +13,22 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple, PyType};
 
-use crate::config::PoolConfig;
-use crate::event::Shutdown;
-use crate::gate::Entrance;
-use crate::payload::Payload;
-use crate::stats::Statistics;
+use crate::policy::config::PoolConfig;
+use crate::policy::event::Shutdown;
+use crate::policy::statistics::Statistics;
+use crate::supervisor::gate::Entrance;
 use crate::supervisor::{self, Command, Settings, Shared, Submission};
 use crate::sys::futex::Waited;
 use crate::sys::waker::Waker;
 use crate::sys::{fork_guard, signals};
 use crate::task::{TaskId, TaskSpec};
+use crate::wire::payload::Payload;
 
 use super::arguments::{TaskArguments, refuse_unknown, seconds};
 use super::completer::{Completer, CompleterThread};
 use super::future::{End, FutureBase};
 use super::launcher::Launcher;
-use super::serialize::Serializer;
+use super::pickling::Serializer;
 use super::settle::{self, Interrupts, PoolLink, PySide};
 
 /// Adds the classes and functions to the module.

@@ -7,12 +7,12 @@ use pyo3::exceptions::{PyException, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyTuple, PyType};
 
-use super::failure::decode;
+use super::exception_frame::decode;
 use super::future::{FutureBase, call_all};
-use super::serialize::Serializer;
+use super::pickling::Serializer;
 use super::stdlib;
-use crate::handle::TaskHandle;
 use crate::outcome::Outcome;
+use crate::supervisor::handle::TaskHandle;
 use crate::task::TaskId;
 
 /// A task as the future and the supervisor see it.

@@ -14,6 +14,8 @@
 
 mod completions;
 mod core;
+pub mod gate;
+pub mod handle;
 mod outbox;
 mod remote;
 mod report;

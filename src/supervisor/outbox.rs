@@ -10,9 +10,9 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use crate::error::Result;
-use crate::frame::{HEADER_BYTES, Header};
-use crate::payload::{Loan, Payload};
 use crate::sys::socket;
+use crate::wire::frame::{HEADER_BYTES, Header};
+use crate::wire::payload::{Loan, Payload};
 
 /// Payloads up to this size are copied.
 const COPY_BYTES: usize = 16 * 1024;
@@ -146,7 +146,7 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::frame::{Decoder, Kind};
+    use crate::wire::frame::{Decoder, Kind};
 
     #[test]
     fn everything_arrives_in_order_however_slowly_it_is_read() {

@@ -7,24 +7,24 @@ use std::time::Duration;
 use nix::errno::Errno;
 use rustc_hash::FxHashMap;
 
-use crate::child::protocol::{soft_timeout_signal, stack_signal};
 use crate::error::{Error, Result};
-use crate::event::Claims;
-use crate::frame::{self, Decoder, Header, Kind};
 use crate::outcome::ExitStatus;
-use crate::payload::{Arrivals, Payload};
-use crate::sys::claim::{ClaimState, Revoke};
-use crate::sys::page::PageOwner;
+use crate::policy::event::Claims;
+use crate::policy::worker::WorkerId;
 use crate::sys::pidfd::PidFd;
 use crate::sys::waker::Waker;
 use crate::sys::{clock, process_tree, socket};
 use crate::time::Time;
-use crate::worker::WorkerId;
+use crate::wire::claim::{ClaimState, Revoke};
+use crate::wire::frame::{self, Decoder, Header, Kind};
+use crate::wire::page::PageOwner;
+use crate::wire::payload::{Arrivals, Payload};
+use crate::wire::protocol::{soft_timeout_signal, stack_signal};
 
 use super::outbox::Outbox;
 
 // The policy counts with the entries that the page has.
-const _: () = assert!(crate::worker::CLAIM_ENTRIES == crate::sys::page::MAX_WINDOW);
+const _: () = assert!(crate::policy::worker::CLAIM_ENTRIES == crate::wire::page::MAX_WINDOW);
 
 /// How often the ring is looked at again before others get their turn.
 const RING_ROUNDS: usize = 8;

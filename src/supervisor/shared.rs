@@ -8,17 +8,17 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use crate::error::Result;
-use crate::event::Shutdown;
-use crate::gate::Gate;
-use crate::handle::TaskHandle;
 use crate::outcome::{ExitStatus, Outcome};
-use crate::payload::Payload;
-use crate::stats::Statistics;
+use crate::policy::event::Shutdown;
+use crate::policy::statistics::Statistics;
+use crate::policy::worker::WorkerId;
+use crate::supervisor::gate::Gate;
+use crate::supervisor::handle::TaskHandle;
 use crate::sys::fork_guard;
 use crate::sys::poller::Poller;
 use crate::sys::waker::Waker;
 use crate::task::{TaskId, TaskSpec};
-use crate::worker::WorkerId;
+use crate::wire::payload::Payload;
 
 use super::completions::{self, Completed, Completions};
 use super::core::{Core, Settings};

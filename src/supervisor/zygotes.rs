@@ -6,11 +6,11 @@
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use crate::child::protocol::{self, Report, Request};
 use crate::error::Result;
+use crate::policy::worker::WorkerId;
 use crate::sys::pidfd::PidFd;
 use crate::sys::{packet, socket};
-use crate::worker::WorkerId;
+use crate::wire::protocol::{self, Report, Request};
 
 use super::remote::Ends;
 

@@ -17,7 +17,6 @@
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
 compile_error!("deadpool needs a 64-bit Linux");
 
-pub mod claim;
 pub mod clock;
 pub mod fork_guard;
 pub mod futex;
@@ -28,14 +27,11 @@ pub mod memfd;
 pub mod memory;
 pub mod oom;
 pub mod packet;
-pub mod page;
 pub mod pidfd;
 pub mod poller;
 pub mod prctl;
 mod proc_file;
 pub mod process_tree;
-pub mod ring;
-pub mod segment;
 pub mod signals;
 pub mod socket;
 pub mod timer;
@@ -45,7 +41,7 @@ pub mod waker;
 use crate::error::{Error, Result};
 
 /// Names what was attempted when a system call fails.
-trait FailedTo<T> {
+pub(crate) trait FailedTo<T> {
     /// Turns the error into [`Error::Syscall`] with `what`, a phrase that follows "failed to".
     fn failed_to(self, what: &'static str) -> Result<T>;
 }

@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 from brokers import Broker, a_rabbitmq, a_redis, filesystem, of_rabbitmq, of_redis
 from processes import become_subreaper
-from workers import Client, Worker
+from workers import Client, StartWorker, Worker
 
 BROKERS = ("filesystem", "redis", "rabbitmq")
-StartWorker = Callable[..., Worker]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from processes import TESTS, Leaks
+from processes import SUPPORT, Leaks
 
 HERE = Path(__file__).parent
 
@@ -77,7 +77,7 @@ def _things_that_stay(dsn: str) -> None:
     import deadpool
 
     os.environ["PYTHONPATH"] = os.pathsep.join(
-        [str(HERE), str(TESTS), os.environ.get("PYTHONPATH", "")]
+        [str(HERE), str(SUPPORT), os.environ.get("PYTHONPATH", "")]
     )
     # Chancy and what it needs takes a third of a second to import.
     multiprocessing.set_forkserver_preload(["chancy_jobs", "chancy_executors"])

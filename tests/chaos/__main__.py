@@ -18,7 +18,7 @@ from pathlib import Path
 
 import deadpool
 
-from ..processes import become_subreaper
+from ..support.processes import become_subreaper
 from . import run as runs
 from . import soak, work
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import deadpool
-from deadpool import _launch, _server_link
+from deadpool._start import fork_server, threads
 
 from .model import Model
 
@@ -142,7 +142,7 @@ class Injector:
         return "zygote without descriptors"
 
     def _kill_fork_server(self, rng: random.Random) -> str | None:
-        pid = _server_link.server.pid
+        pid = fork_server.server.pid
         return self._kill_other(pid, "fork server killed")
 
     def _kill_tracker(self, rng: random.Random) -> str | None:
@@ -191,16 +191,16 @@ class _RefusedStarts:
 
     @contextlib.contextmanager
     def refused(self) -> Iterator[None]:
-        start = _launch.Threads._start_zygote
+        start = threads.Threads._start_zygote
 
         def refuse(*_args: Any) -> int:
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
-        _launch.Threads._start_zygote = refuse  # type: ignore[method-assign]
+        threads.Threads._start_zygote = refuse  # type: ignore[method-assign]
         try:
             yield
         finally:
-            _launch.Threads._start_zygote = start  # type: ignore[method-assign]
+            threads.Threads._start_zygote = start  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager

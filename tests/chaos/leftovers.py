@@ -10,9 +10,9 @@ import time
 from multiprocessing import resource_tracker
 from pathlib import Path
 
-from deadpool import _server_link
+from deadpool._start import fork_server
 
-from ..processes import Stat, command_line, descriptors, maps, stat, threads_of_pools, tree
+from ..support.processes import Stat, command_line, descriptors, maps, stat, threads_of_pools, tree
 
 # In how long everything of a pool must be gone once it has ended.
 GONE_SECONDS = 5.0
@@ -65,7 +65,7 @@ def _others() -> set[int]:
     """Return the processes below this one, but for those that stay."""
     # A fork server or resource tracker that was killed was replaced by another.
     stay = {
-        _server_link.server.pid,
+        fork_server.server.pid,
         resource_tracker._resource_tracker._pid,  # type: ignore[attr-defined]
     }
     return tree(os.getpid()) - stay

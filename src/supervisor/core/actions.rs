@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
-use crate::event::{Action, Event};
-use crate::frame::{Header, Kind};
 use crate::outcome::{ExitStatus, Outcome};
-use crate::payload::Payload;
+use crate::policy::event::{Action, Event};
+use crate::policy::worker::WorkerId;
 use crate::supervisor::remote::Remote;
 use crate::supervisor::report;
 use crate::supervisor::shared::{Command, Completion};
 use crate::sys::{memory, signals};
 use crate::task::TaskId;
-use crate::worker::WorkerId;
+use crate::wire::frame::{Header, Kind};
+use crate::wire::payload::Payload;
 
 use super::{Baggage, Core, Debt};
 

@@ -15,16 +15,16 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender};
 use rustc_hash::FxHashMap;
 
-use crate::config::PoolConfig;
 use crate::error::Result;
-use crate::event::{Action, Event};
-use crate::gate::Gate;
-use crate::handle::TaskHandle;
 use crate::outcome::Outcome;
-use crate::payload::Payload;
-use crate::pool::Pool;
-use crate::stats::Statistics;
+use crate::policy::Pool;
+use crate::policy::config::PoolConfig;
+use crate::policy::event::{Action, Event};
+use crate::policy::statistics::Statistics;
+use crate::policy::worker::{Phase, WorkerId};
 use crate::supervisor::completions::Completions;
+use crate::supervisor::gate::Gate;
+use crate::supervisor::handle::TaskHandle;
 use crate::supervisor::remote::Remotes;
 use crate::supervisor::report;
 use crate::supervisor::report::OomVerdict;
@@ -36,7 +36,7 @@ use crate::sys::timer::Timer;
 use crate::sys::waker::Waker;
 use crate::sys::{clock, memory};
 use crate::time::Time;
-use crate::worker::{Phase, WorkerId};
+use crate::wire::payload::Payload;
 
 use readiness::Token;
 

@@ -2,10 +2,10 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use crate::child::protocol::Report;
 use crate::error::Result;
-use crate::event::Event;
 use crate::outcome::ExitStatus;
+use crate::policy::event::Event;
+use crate::policy::worker::WorkerId;
 use crate::supervisor::remote::{Process, Remote};
 use crate::supervisor::shared::{Completion, Launch};
 use crate::supervisor::zygotes::Zygote;
@@ -13,7 +13,7 @@ use crate::sys::clock;
 use crate::sys::pidfd::PidFd;
 use crate::sys::poller::Interest;
 use crate::time::Time;
-use crate::worker::WorkerId;
+use crate::wire::protocol::Report;
 
 use super::readiness::Token;
 use super::{CLEARING_GRACE, Core, EXIT_GRACE};

@@ -3,12 +3,12 @@
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
 
-use crate::event::Event;
-use crate::frame::{Header, Kind};
 use crate::outcome::Outcome;
-use crate::payload::Payload;
+use crate::policy::event::Event;
+use crate::policy::worker::WorkerId;
 use crate::sys::poller::Interest;
-use crate::worker::WorkerId;
+use crate::wire::frame::{Header, Kind};
+use crate::wire::payload::Payload;
 
 use super::{Core, Debt};
 

@@ -1,0 +1,5 @@
+//! Zygotes and workers: their native part.
+
+mod worker;
+
+pub(super) use worker::register;
