@@ -5,6 +5,8 @@
 
 pub mod child;
 pub mod error;
+pub mod exit_status;
+pub mod ids;
 pub mod outcome;
 pub mod policy;
 #[cfg(feature = "python")]

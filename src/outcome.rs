@@ -1,40 +1,39 @@
 //! How a task ended.
 //!
 //! The end is tagged, never guessed from a value: an exception object that a task *returns* is a
-//! result.
+//! result. `P` is what carries a pickled object; nothing here looks into it.
 
-use std::fmt;
 use std::time::Duration;
 
-use crate::wire::payload::Payload;
+use crate::exit_status::ExitStatus;
 
 /// The end of a task.
 #[derive(Debug)]
 #[must_use]
-pub enum Outcome {
+pub enum Outcome<P> {
     /// The function returned; the payload is its pickled value.
-    Returned(Payload),
+    Returned(P),
     /// The function raised, or its arguments or result could not be pickled; the payload is the
     /// pickled exception with its remote traceback.
-    Raised(Payload),
+    Raised(P),
     /// Something other than the task's own code ended it.
-    Failed(Box<Failure>),
+    Failed(Box<Failure<P>>),
     /// Its caller gave up on it.
     Cancelled,
 }
 
 /// Why a task ended that neither returned nor raised.
 #[derive(Debug)]
-pub struct Failure {
+pub struct Failure<P> {
     /// What ended it.
-    pub cause: Cause,
+    pub cause: Cause<P>,
     /// What is known of the worker that ran it, where one did.
     pub report: Option<DeathReport>,
 }
 
 /// What ended a task.
 #[derive(Debug)]
-pub enum Cause {
+pub enum Cause<P> {
     /// It ran longer than it was allowed to.
     TimedOut {
         /// The limit.
@@ -60,7 +59,7 @@ pub enum Cause {
     /// The initializer raised, and the pool was told to treat that as a failure.
     InitializerFailed {
         /// The pickled exception.
-        exception: Payload,
+        exception: P,
     },
     /// No worker could be started.
     NotStarted {
@@ -72,18 +71,6 @@ pub enum Cause {
         /// What went wrong.
         reason: String,
     },
-}
-
-/// How a process ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
-pub enum ExitStatus {
-    /// It called `exit` with this code.
-    Code(i32),
-    /// This signal killed it.
-    Signal(i32),
-    /// It is gone, and nobody could tell how it went.
-    Unknown,
 }
 
 /// What is known of a worker that died.
@@ -99,28 +86,4 @@ pub struct DeathReport {
     pub oom_killed: Option<bool>,
     /// The Python stack of its threads when it was stopped or died, where one could be had.
     pub stack: Option<String>,
-}
-
-impl ExitStatus {
-    /// As multiprocessing has it: a signal is a negative exit code.
-    pub const fn exitcode(self) -> Option<i32> {
-        match self {
-            Self::Code(code) => Some(code),
-            Self::Signal(signal) => Some(-signal),
-            Self::Unknown => None,
-        }
-    }
-}
-
-impl fmt::Display for ExitStatus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Code(code) => write!(f, "exit code {code}"),
-            Self::Signal(signal) => match nix::sys::signal::Signal::try_from(*signal) {
-                Ok(signal) => write!(f, "{signal}"),
-                Err(_) => write!(f, "signal {signal}"),
-            },
-            Self::Unknown => f.write_str("its exit status is unknown"),
-        }
-    }
 }

@@ -1,32 +1,10 @@
 //! What a task is to the pool: an identity, its place in the queue and its limits.
 //!
-//! The call itself is opaque bytes that only the worker reads; see [`crate::wire::payload`].
+//! The call itself is opaque bytes that only the worker reads; see `wire::payload`.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Identity of a task, unique within the process and never reused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TaskId(u64);
-
-impl TaskId {
-    /// Take the next unused identity.
-    pub fn next() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        Self(NEXT.fetch_add(1, Ordering::Relaxed))
-    }
-
-    /// The identity as a number.
-    pub const fn get(self) -> u64 {
-        self.0
-    }
-}
-
-impl From<u64> for TaskId {
-    fn from(id: u64) -> Self {
-        Self(id)
-    }
-}
+use crate::ids::TaskId;
 
 /// Order in which waiting tasks are chosen: 0 is the highest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

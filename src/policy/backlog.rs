@@ -7,7 +7,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::task::{Priority, TaskId};
+use crate::ids::TaskId;
+use crate::task::Priority;
 
 /// Tombstones a lane may hold beside as many living tasks before it is swept.
 const SWEEP_SLACK: usize = 64;

@@ -22,19 +22,23 @@ pub(super) struct Census {
 }
 
 impl Census {
-    pub fn add(&mut self, worker: &Worker, max_tasks: Option<u64>) {
+    pub fn add<P>(&mut self, worker: &Worker<P>, max_tasks: Option<u64>) {
         for (count, holds) in self.classes(worker, max_tasks) {
             *count += usize::from(holds);
         }
     }
 
-    pub fn remove(&mut self, worker: &Worker, max_tasks: Option<u64>) {
+    pub fn remove<P>(&mut self, worker: &Worker<P>, max_tasks: Option<u64>) {
         for (count, holds) in self.classes(worker, max_tasks) {
             *count -= usize::from(holds);
         }
     }
 
-    fn classes(&mut self, worker: &Worker, max_tasks: Option<u64>) -> [(&mut usize, bool); 7] {
+    fn classes<P>(
+        &mut self,
+        worker: &Worker<P>,
+        max_tasks: Option<u64>,
+    ) -> [(&mut usize, bool); 7] {
         let expires =
             max_tasks.is_some_and(|max| worker.tasks_done + worker.queue.len() as u64 >= max);
         let starts = worker.is_live() && matches!(worker.phase, Phase::Starting { .. });

@@ -1,15 +1,16 @@
 //! Tasks on their way in: submitted, chosen, sent, taken back, cancelled.
 
+use crate::ids::{TaskId, WorkerId};
 use crate::outcome::{Cause, Failure, Outcome};
 use crate::policy::event::{Action, Shutdown};
 use crate::policy::timers::Wake;
-use crate::policy::worker::{Sent, WorkerId};
-use crate::task::{TaskId, TaskSpec};
+use crate::policy::worker::Sent;
+use crate::task::TaskSpec;
 
-use super::{Pool, Record, Step, Watch};
+use super::pool::{Pool, Record, Step, Watch};
 
-impl<B> Pool<B> {
-    pub(super) fn submit(&mut self, spec: TaskSpec, baggage: B, step: &mut Step<'_, B>) {
+impl<B, P> Pool<B, P> {
+    pub(super) fn submit(&mut self, spec: TaskSpec, baggage: B, step: &mut Step<'_, B, P>) {
         self.counters.tasks_received += 1;
         self.newest = self.newest.max(spec.id);
         let watch = if spec.watched { Watch::Wanted } else { Watch::Unwanted };
@@ -28,7 +29,7 @@ impl<B> Pool<B> {
     }
 
     /// Send waiting tasks as long as somebody has room for one.
-    pub(super) fn dispatch(&mut self, step: &mut Step<'_, B>) {
+    pub(super) fn dispatch(&mut self, step: &mut Step<'_, B, P>) {
         while !self.backlog.is_empty() {
             let Some(worker) = self.choose_worker() else {
                 return;
@@ -65,7 +66,7 @@ impl<B> Pool<B> {
         None
     }
 
-    pub(super) fn send(&mut self, task: TaskId, id: WorkerId, step: &mut Step<'_, B>) {
+    pub(super) fn send(&mut self, task: TaskId, id: WorkerId, step: &mut Step<'_, B, P>) {
         let Some(record) = self.tasks.get_mut(&task) else {
             return;
         };
@@ -122,7 +123,12 @@ impl<B> Pool<B> {
     /// Take back what a worker has not begun, from position `from` of its queue on.
     ///
     /// Returns whether all of it could be taken back.
-    pub(super) fn take_back(&mut self, id: WorkerId, from: usize, step: &mut Step<'_, B>) -> bool {
+    pub(super) fn take_back(
+        &mut self,
+        id: WorkerId,
+        from: usize,
+        step: &mut Step<'_, B, P>,
+    ) -> bool {
         let Some(worker) = self.workers.get(&id) else {
             return true;
         };
@@ -141,7 +147,7 @@ impl<B> Pool<B> {
     }
 
     /// Return a task that had not begun, or may begin again, to its place among the waiting.
-    pub(super) fn put_back(&mut self, task: TaskId, step: &mut Step<'_, B>) {
+    pub(super) fn put_back(&mut self, task: TaskId, step: &mut Step<'_, B, P>) {
         let Some(record) = self.tasks.get_mut(&task) else {
             return;
         };
@@ -155,7 +161,7 @@ impl<B> Pool<B> {
         }
     }
 
-    pub(super) fn cancel(&mut self, task: TaskId, kill: Option<i32>, step: &mut Step<'_, B>) {
+    pub(super) fn cancel(&mut self, task: TaskId, kill: Option<i32>, step: &mut Step<'_, B, P>) {
         let Some(record) = self.tasks.get(&task) else {
             if let Some(signal) = kill {
                 self.stop_abandoned(task, signal, step);
@@ -187,7 +193,7 @@ impl<B> Pool<B> {
     }
 
     /// Stop a task that was cancelled before, and may still run.
-    fn stop_abandoned(&mut self, task: TaskId, signal: i32, step: &mut Step<'_, B>) {
+    fn stop_abandoned(&mut self, task: TaskId, signal: i32, step: &mut Step<'_, B, P>) {
         let found = self.workers.iter().find_map(|(&id, worker)| {
             let sent = worker.queue.iter().find(|sent| sent.task == task)?;
             Some((id, sent.seq))
@@ -198,7 +204,7 @@ impl<B> Pool<B> {
     }
 
     /// Put a worker right after a task that it had not begun was taken out of its queue.
-    fn after_removal(&mut self, id: WorkerId, position: usize, step: &mut Step<'_, B>) {
+    fn after_removal(&mut self, id: WorkerId, position: usize, step: &mut Step<'_, B, P>) {
         let empty = self.workers.get(&id).is_some_and(|worker| worker.queue.is_empty());
         if empty {
             self.became_idle(id, step);
@@ -210,7 +216,7 @@ impl<B> Pool<B> {
         }
     }
 
-    pub(super) fn watch_start(&mut self, task: TaskId, step: &mut Step<'_, B>) {
+    pub(super) fn watch_start(&mut self, task: TaskId, step: &mut Step<'_, B, P>) {
         let Some(record) = self.tasks.get_mut(&task) else {
             return;
         };

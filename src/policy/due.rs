@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use crate::ids::WorkerId;
 use crate::outcome::Cause;
 use crate::policy::event::Action;
 use crate::policy::timers::Wake;
-use crate::policy::worker::{Phase, Sent, Worker, WorkerId};
+use crate::policy::worker::{Phase, Sent, Worker};
 use crate::time::Time;
 
-use super::{Pool, Step};
+use super::pool::{Pool, Step};
 
 /// How long a task may run before those behind it are taken back.
 pub(super) const AHEAD_LIMIT: Duration = Duration::from_millis(2);
@@ -42,7 +43,7 @@ const INTERRUPTS: u32 = 6;
 /// Between looks at the memory of a task without a limit, for the report on its worker's death.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
-impl Worker {
+impl<P> Worker<P> {
     /// When the first of the queue must be looked at for the first time.
     pub(super) fn first_look(&self) -> Option<Time> {
         let head = self.queue.front()?;
@@ -55,9 +56,9 @@ impl Worker {
     }
 }
 
-impl<B> Pool<B> {
+impl<B, P> Pool<B, P> {
     /// Do what is due about a worker, and arm its timer for what comes next.
-    pub(super) fn look(&mut self, id: WorkerId, step: &mut Step<'_, B>) {
+    pub(super) fn look(&mut self, id: WorkerId, step: &mut Step<'_, B, P>) {
         let Some(worker) = self.workers.get(&id) else {
             return;
         };
@@ -96,7 +97,7 @@ impl<B> Pool<B> {
         }
     }
 
-    fn look_at_idle(&mut self, id: WorkerId, step: &mut Step<'_, B>) {
+    fn look_at_idle(&mut self, id: WorkerId, step: &mut Step<'_, B, P>) {
         let worker = &self.workers[&id];
         if let Some(until) = worker.suspect_until {
             if until <= step.now {
@@ -121,7 +122,7 @@ impl<B> Pool<B> {
         }
     }
 
-    fn look_at_head(&mut self, id: WorkerId, head: Sent, step: &mut Step<'_, B>) {
+    fn look_at_head(&mut self, id: WorkerId, head: Sent, step: &mut Step<'_, B, P>) {
         let next = self.workers[&id].queue.get(1).map(|next| next.seq);
         if next.is_some_and(|next| step.claims.started(id, next).is_some()) {
             // The worker is past the first already, and saves its doorbell for more results.
@@ -133,7 +134,7 @@ impl<B> Pool<B> {
         }
     }
 
-    fn look_at_unbegun(&mut self, id: WorkerId, head: Sent, step: &mut Step<'_, B>) {
+    fn look_at_unbegun(&mut self, id: WorkerId, head: Sent, step: &mut Step<'_, B, P>) {
         let since = self.workers[&id].head_since;
         if step.now < since + BEGIN_LIMIT {
             let again = head.watched.then(|| step.now + WATCH_INTERVAL);
@@ -172,12 +173,18 @@ impl<B> Pool<B> {
     }
 
     /// The worker is past the first of its queue: the result waits, and nobody may say so.
-    pub(super) fn collect_soon(&mut self, id: WorkerId, step: &mut Step<'_, B>) {
+    pub(super) fn collect_soon(&mut self, id: WorkerId, step: &mut Step<'_, B, P>) {
         step.act(Action::Collect(id));
         self.timers.arm(Wake::Worker(id), step.now + WATCH_INTERVAL);
     }
 
-    fn look_at_running(&mut self, id: WorkerId, head: Sent, began: Time, step: &mut Step<'_, B>) {
+    fn look_at_running(
+        &mut self,
+        id: WorkerId,
+        head: Sent,
+        began: Time,
+        step: &mut Step<'_, B, P>,
+    ) {
         let now = step.now;
         if head.watched {
             self.update(id, |worker| {
@@ -229,7 +236,7 @@ impl<B> Pool<B> {
         id: WorkerId,
         head: Sent,
         began: Time,
-        step: &mut Step<'_, B>,
+        step: &mut Step<'_, B, P>,
     ) -> Option<Time> {
         let soft_timeout = head.limits.soft_timeout?;
         let (seq, now) = (head.seq, step.now);
@@ -259,7 +266,7 @@ impl<B> Pool<B> {
         id: WorkerId,
         seq: u32,
         used_bytes: u64,
-        step: &mut Step<'_, B>,
+        step: &mut Step<'_, B, P>,
     ) {
         let Some(worker) = self.workers.get(&id) else {
             return;

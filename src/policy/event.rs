@@ -6,11 +6,11 @@
 
 use std::time::Duration;
 
-use crate::outcome::{ExitStatus, Outcome};
-use crate::policy::worker::WorkerId;
-use crate::task::{TaskId, TaskSpec};
+use crate::exit_status::ExitStatus;
+use crate::ids::{TaskId, WorkerId};
+use crate::outcome::Outcome;
+use crate::task::TaskSpec;
 use crate::time::Time;
-use crate::wire::payload::Payload;
 
 /// How a pool is ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,7 +29,7 @@ pub enum Shutdown {
 
 /// Something that happened.
 #[derive(Debug)]
-pub enum Event<B> {
+pub enum Event<B, P> {
     /// A task was submitted.
     Submit(TaskSpec, B),
     /// Its caller gave up on a task; `kill` stops it if it runs.
@@ -55,7 +55,7 @@ pub enum Event<B> {
         /// The worker.
         worker: WorkerId,
         /// The pickled exception.
-        exception: Payload,
+        exception: P,
     },
     /// The process of a worker could not be started.
     StartFailed {
@@ -71,7 +71,7 @@ pub enum Event<B> {
         /// Its number there.
         seq: u32,
         /// What it brought.
-        outcome: Outcome,
+        outcome: Outcome<P>,
         /// Whether the worker asks to be replaced, because it holds too much memory.
         recycle: bool,
     },
@@ -122,7 +122,7 @@ pub enum Event<B> {
 /// Something that is to be done.
 #[derive(Debug)]
 #[must_use]
-pub enum Action<B> {
+pub enum Action<B, P> {
     /// Start the process of a new worker.
     Start(WorkerId),
     /// Send a task to a worker.
@@ -190,7 +190,7 @@ pub enum Action<B> {
         /// What the caller kept with it.
         baggage: B,
         /// How it ended.
-        outcome: Outcome,
+        outcome: Outcome<P>,
         /// The worker to report on, if it ended with one.
         worker: Option<WorkerId>,
     },

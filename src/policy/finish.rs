@@ -1,22 +1,22 @@
 //! Tasks on their way out: a result came, or the worker did not live to send one.
 
+use crate::ids::{TaskId, WorkerId};
 use crate::outcome::{Cause, Failure, Outcome};
 use crate::policy::event::{Action, Shutdown};
 use crate::policy::timers::Wake;
-use crate::policy::worker::{Phase, Sent, WorkerId};
-use crate::task::TaskId;
+use crate::policy::worker::{Phase, Sent};
 use crate::time::Time;
 
-use super::{Pool, Step, Watch};
+use super::pool::{Pool, Step, Watch};
 
-impl<B> Pool<B> {
+impl<B, P> Pool<B, P> {
     pub(super) fn finished(
         &mut self,
         id: WorkerId,
         seq: u32,
-        outcome: Outcome,
+        outcome: Outcome<P>,
         recycle: bool,
-        step: &mut Step<'_, B>,
+        step: &mut Step<'_, B, P>,
     ) {
         let Some(worker) = self.workers.get(&id) else {
             return;
@@ -67,7 +67,7 @@ impl<B> Pool<B> {
     }
 
     /// A worker has no task any more.
-    pub(super) fn became_idle(&mut self, id: WorkerId, step: &mut Step<'_, B>) {
+    pub(super) fn became_idle(&mut self, id: WorkerId, step: &mut Step<'_, B, P>) {
         let max_tasks = self.config.max_tasks_per_child;
         let surplus = self.census.live > self.config.max_workers + self.census.expiring;
         let now = step.now;
@@ -96,7 +96,7 @@ impl<B> Pool<B> {
         &mut self,
         id: WorkerId,
         reason: Option<&str>,
-        step: &mut Step<'_, B>,
+        step: &mut Step<'_, B, P>,
     ) -> bool {
         self.take_back(id, 0, step);
         let begun = self.update(id, |worker| std::mem::take(&mut worker.queue)).unwrap_or_default();
@@ -111,7 +111,7 @@ impl<B> Pool<B> {
         task: TaskId,
         id: WorkerId,
         reason: Option<&str>,
-        step: &mut Step<'_, B>,
+        step: &mut Step<'_, B, P>,
     ) {
         self.tell_begun(task, id, step);
         let Some(record) = self.tasks.get_mut(&task) else {
@@ -142,7 +142,7 @@ impl<B> Pool<B> {
     }
 
     /// A task has begun: tell who watches it, if that was not told before.
-    pub(super) fn tell_begun(&mut self, task: TaskId, id: WorkerId, step: &mut Step<'_, B>) {
+    pub(super) fn tell_begun(&mut self, task: TaskId, id: WorkerId, step: &mut Step<'_, B, P>) {
         if let Some(record) = self.tasks.get_mut(&task)
             && record.watch == Watch::Wanted
         {

@@ -2,22 +2,23 @@
 
 use std::time::Duration;
 
-use crate::outcome::{Cause, ExitStatus, Failure, Outcome};
+use crate::exit_status::ExitStatus;
+use crate::ids::WorkerId;
+use crate::outcome::{Cause, Failure, Outcome};
 use crate::policy::event::Action;
 use crate::policy::timers::Wake;
-use crate::policy::worker::{Phase, Worker, WorkerId};
+use crate::policy::worker::{Phase, Worker};
 use crate::time::Time;
-use crate::wire::payload::Payload;
 
 use super::due::NUDGE_INTERVAL;
+use super::pool::{Pool, Step};
 use super::stopping::name;
-use super::{Pool, Step};
 
 /// How long a worker that has done nothing yet is not told from one that could not be started.
 const YOUTH: Duration = Duration::from_secs(1);
 
-impl<B> Pool<B> {
-    pub(super) fn start_worker(&mut self, step: &mut Step<'_, B>) {
+impl<B, P> Pool<B, P> {
+    pub(super) fn start_worker(&mut self, step: &mut Step<'_, B, P>) {
         let id = WorkerId::new(self.next_worker);
         self.next_worker += 1;
         let until = step.now + self.config.start_timeout;
@@ -28,7 +29,7 @@ impl<B> Pool<B> {
         step.act(Action::Start(id));
     }
 
-    pub(super) fn forked(&mut self, id: WorkerId, pid: u32, step: &mut Step<'_, B>) {
+    pub(super) fn forked(&mut self, id: WorkerId, pid: u32, step: &mut Step<'_, B, P>) {
         if self.update(id, |worker| worker.pid = Some(pid)).is_some() {
             self.counters.worker_processes_created += 1;
             step.log(log::Level::Debug, format!("worker {pid} was started"));
@@ -39,7 +40,7 @@ impl<B> Pool<B> {
         }
     }
 
-    pub(super) fn ready(&mut self, id: WorkerId, step: &mut Step<'_, B>) {
+    pub(super) fn ready(&mut self, id: WorkerId, step: &mut Step<'_, B, P>) {
         if !self.is_starting(id) {
             return;
         }
@@ -61,7 +62,7 @@ impl<B> Pool<B> {
         }
     }
 
-    pub(super) fn alive(&mut self, id: WorkerId, step: &mut Step<'_, B>) {
+    pub(super) fn alive(&mut self, id: WorkerId, step: &mut Step<'_, B, P>) {
         let recovered = self
             .update(id, |worker| worker.suspect_until.take().is_some() && worker.queue.is_empty());
         if recovered == Some(true) {
@@ -74,7 +75,7 @@ impl<B> Pool<B> {
     ///
     /// It is the newest: what the others have loaded and connected stays, and so do their processes. Where
     /// the newest has taken over more than this one has done in its life, it is this one that goes.
-    fn dismiss_helper(&mut self, recovered: WorkerId, step: &mut Step<'_, B>) {
+    fn dismiss_helper(&mut self, recovered: WorkerId, step: &mut Step<'_, B, P>) {
         if self.census.live <= self.config.max_workers + self.census.expiring {
             return;
         }
@@ -98,8 +99,8 @@ impl<B> Pool<B> {
     pub(super) fn initializer_failed(
         &mut self,
         id: WorkerId,
-        exception: Payload,
-        step: &mut Step<'_, B>,
+        exception: P,
+        step: &mut Step<'_, B, P>,
     ) {
         if !self.is_starting(id) {
             return;
@@ -123,7 +124,7 @@ impl<B> Pool<B> {
         self.start_went_wrong("its initializer raised", step);
     }
 
-    pub(super) fn start_failed(&mut self, id: WorkerId, reason: &str, step: &mut Step<'_, B>) {
+    pub(super) fn start_failed(&mut self, id: WorkerId, reason: &str, step: &mut Step<'_, B, P>) {
         let was_starting = self.is_starting(id);
         self.remove(id, step);
         if was_starting {
@@ -132,7 +133,7 @@ impl<B> Pool<B> {
         }
     }
 
-    pub(super) fn start_timed_out(&mut self, id: WorkerId, step: &mut Step<'_, B>) {
+    pub(super) fn start_timed_out(&mut self, id: WorkerId, step: &mut Step<'_, B, P>) {
         let limit = self.config.start_timeout.as_secs_f64();
         let pid = self.workers.get(&id).and_then(|worker| worker.pid);
         step.log(
@@ -147,7 +148,7 @@ impl<B> Pool<B> {
         }
     }
 
-    pub(super) fn exited(&mut self, id: WorkerId, exit: ExitStatus, step: &mut Step<'_, B>) {
+    pub(super) fn exited(&mut self, id: WorkerId, exit: ExitStatus, step: &mut Step<'_, B, P>) {
         let Some(worker) = self.workers.get(&id) else {
             return;
         };
@@ -184,7 +185,7 @@ impl<B> Pool<B> {
     }
 
     /// Tell a worker to go in peace.
-    pub(super) fn retire(&mut self, id: WorkerId, step: &mut Step<'_, B>) {
+    pub(super) fn retire(&mut self, id: WorkerId, step: &mut Step<'_, B, P>) {
         self.leave_idle(id);
         let until = step.now + self.config.retire_time();
         self.update(id, |worker| worker.phase = Phase::Retiring { until });
@@ -193,24 +194,24 @@ impl<B> Pool<B> {
         step.act(Action::Retire(id));
     }
 
-    pub(super) fn retire_timed_out(&mut self, id: WorkerId, step: &mut Step<'_, B>) {
+    pub(super) fn retire_timed_out(&mut self, id: WorkerId, step: &mut Step<'_, B, P>) {
         let pid = self.workers.get(&id).and_then(|worker| worker.pid);
         step.log(log::Level::Warn, format!("{} did not go when told to and is killed", name(pid)));
         self.kill_now(id, step);
     }
 
     /// Replace all workers: the idle at once, the busy after the task that they run.
-    pub(super) fn clear_workers(&mut self, step: &mut Step<'_, B>) {
+    pub(super) fn clear_workers(&mut self, step: &mut Step<'_, B, P>) {
         let mut ids: Vec<WorkerId> = self.workers.keys().copied().collect();
         ids.sort_unstable();
-        let leaving = |worker: &&Worker| worker.draining && worker.cleared_after.is_some();
+        let leaving = |worker: &&Worker<P>| worker.draining && worker.cleared_after.is_some();
         let mut leaving = self.workers.values().filter(leaving).count();
         for id in ids {
             self.clear_worker(id, &mut leaving, step);
         }
     }
 
-    fn clear_worker(&mut self, id: WorkerId, leaving: &mut usize, step: &mut Step<'_, B>) {
+    fn clear_worker(&mut self, id: WorkerId, leaving: &mut usize, step: &mut Step<'_, B, P>) {
         let worker = &self.workers[&id];
         match worker.phase {
             Phase::Starting { .. } => {
@@ -235,7 +236,7 @@ impl<B> Pool<B> {
         }
     }
 
-    pub(super) fn remove(&mut self, id: WorkerId, step: &mut Step<'_, B>) {
+    pub(super) fn remove(&mut self, id: WorkerId, step: &mut Step<'_, B, P>) {
         self.leave_idle(id);
         self.timers.disarm(Wake::Worker(id));
         if let Some(worker) = self.workers.remove(&id) {

@@ -8,13 +8,13 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::ids::{TaskId, WorkerId};
 use crate::outcome::{Cause, Failure, Outcome};
 use crate::policy::event::Action;
 use crate::policy::timers::Wake;
-use crate::policy::worker::{Phase, Sent, Step as StopStep, Stop, WorkerId};
-use crate::task::TaskId;
+use crate::policy::worker::{Phase, Sent, Step as StopStep, Stop};
 
-use super::{Pool, Step};
+use super::pool::{Pool, Step};
 
 /// How long a worker has to write its stack down. One that can says so at once, and one that is stopped
 /// is not asked; so much later are killed only those that wait for a CPU, or for the kernel.
@@ -26,14 +26,14 @@ const KILL_AGAIN: Duration = Duration::from_secs(1);
 /// After so many times the end of a closed pool does not wait for it any longer.
 const KILLS: u32 = 10;
 
-impl<B> Pool<B> {
+impl<B, P> Pool<B, P> {
     /// Stop the running task `head` of a worker, because of `cause`.
     pub(super) fn stop_for(
         &mut self,
         id: WorkerId,
         head: Sent,
-        cause: Cause,
-        step: &mut Step<'_, B>,
+        cause: Cause<P>,
+        step: &mut Step<'_, B, P>,
     ) {
         if !self.take_back(id, 1, step) {
             return self.collect_soon(id, step); // The worker is past it.
@@ -47,7 +47,7 @@ impl<B> Pool<B> {
         id: WorkerId,
         seq: u32,
         signal: i32,
-        step: &mut Step<'_, B>,
+        step: &mut Step<'_, B, P>,
     ) {
         let Some(worker) = self.workers.get(&id) else {
             return;
@@ -73,7 +73,7 @@ impl<B> Pool<B> {
     }
 
     /// A worker is beyond trust.
-    pub(super) fn condemned(&mut self, id: WorkerId, reason: &str, step: &mut Step<'_, B>) {
+    pub(super) fn condemned(&mut self, id: WorkerId, reason: &str, step: &mut Step<'_, B, P>) {
         let Some(worker) = self.workers.get(&id) else {
             return;
         };
@@ -93,7 +93,7 @@ impl<B> Pool<B> {
     }
 
     /// A worker neither began its task nor showed any other life.
-    pub(super) fn stop_stuck(&mut self, id: WorkerId, step: &mut Step<'_, B>) {
+    pub(super) fn stop_stuck(&mut self, id: WorkerId, step: &mut Step<'_, B, P>) {
         let reason = "it did not begin a task for seconds";
         let useless = self.workers.get(&id).is_some_and(|worker| worker.tasks_done == 0);
         self.condemned(id, reason, step);
@@ -109,7 +109,7 @@ impl<B> Pool<B> {
     }
 
     /// Kill a worker at once, whatever it does.
-    pub(super) fn kill_now(&mut self, id: WorkerId, step: &mut Step<'_, B>) {
+    pub(super) fn kill_now(&mut self, id: WorkerId, step: &mut Step<'_, B, P>) {
         step.act(Action::Kill(id));
         self.begin_stop(id, None, None, StopStep::Killed, step);
     }
@@ -117,10 +117,10 @@ impl<B> Pool<B> {
     fn begin_stop(
         &mut self,
         id: WorkerId,
-        cause: Option<Cause>,
+        cause: Option<Cause<P>>,
         task: Option<TaskId>,
         first: StopStep,
-        step: &mut Step<'_, B>,
+        step: &mut Step<'_, B, P>,
     ) {
         self.leave_idle(id);
         let until = step.now;
@@ -132,7 +132,7 @@ impl<B> Pool<B> {
     }
 
     /// Go on with a stop whose present step is over.
-    pub(super) fn advance_stop(&mut self, id: WorkerId, step: &mut Step<'_, B>) {
+    pub(super) fn advance_stop(&mut self, id: WorkerId, step: &mut Step<'_, B, P>) {
         let Some(worker) = self.workers.get(&id) else {
             return;
         };
@@ -151,7 +151,7 @@ impl<B> Pool<B> {
     }
 
     /// A worker that was killed is still there.
-    fn kill_again(&mut self, id: WorkerId, step: &mut Step<'_, B>) {
+    fn kill_again(&mut self, id: WorkerId, step: &mut Step<'_, B, P>) {
         let Some((pid, kills)) = self.update(id, |worker| {
             let Phase::Stopping(stopping) = &mut worker.phase else {
                 return (worker.pid, 0);
@@ -178,7 +178,7 @@ impl<B> Pool<B> {
         }
     }
 
-    fn enter_stop(&mut self, id: WorkerId, next: StopStep, step: &mut Step<'_, B>) {
+    fn enter_stop(&mut self, id: WorkerId, next: StopStep, step: &mut Step<'_, B, P>) {
         let wait = match next {
             StopStep::Stack => {
                 step.act(Action::CaptureStack(id));
@@ -210,7 +210,7 @@ impl<B> Pool<B> {
     }
 
     /// End the task that a worker is stopped for, if that has not been done.
-    pub(super) fn end_victim(&mut self, id: WorkerId, step: &mut Step<'_, B>) {
+    pub(super) fn end_victim(&mut self, id: WorkerId, step: &mut Step<'_, B, P>) {
         let Some(worker) = self.workers.get_mut(&id) else {
             return;
         };
@@ -240,15 +240,15 @@ impl<B> Pool<B> {
         self.update(id, |worker| worker.queue = open);
     }
 
-    pub(super) fn stack_done(&mut self, id: WorkerId, step: &mut Step<'_, B>) {
+    pub(super) fn stack_done(&mut self, id: WorkerId, step: &mut Step<'_, B, P>) {
         self.step_done(id, StopStep::Stack, step);
     }
 
-    pub(super) fn exit_handlers_done(&mut self, id: WorkerId, step: &mut Step<'_, B>) {
+    pub(super) fn exit_handlers_done(&mut self, id: WorkerId, step: &mut Step<'_, B, P>) {
         self.step_done(id, StopStep::ExitHandlers, step);
     }
 
-    fn step_done(&mut self, id: WorkerId, done: StopStep, step: &mut Step<'_, B>) {
+    fn step_done(&mut self, id: WorkerId, done: StopStep, step: &mut Step<'_, B, P>) {
         let waits = self.workers.get(&id).is_some_and(
             |worker| matches!(&worker.phase, Phase::Stopping(stopping) if stopping.step == done),
         );

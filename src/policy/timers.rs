@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use rustc_hash::FxHashMap;
 
-use crate::policy::worker::WorkerId;
+use crate::ids::WorkerId;
 use crate::time::Time;
 
 /// Whose timer it is.

@@ -6,8 +6,9 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::ids::TaskId;
 use crate::outcome::Cause;
-use crate::task::{Limits, TaskId};
+use crate::task::Limits;
 use crate::time::Time;
 
 /// Tasks that may be with a worker at the same time.
@@ -21,22 +22,6 @@ const AHEAD: Duration = Duration::from_millis(1);
 
 /// The window of a worker whose last tasks were short: no longer than 31 µs.
 const BRISK_WINDOW: usize = MAX_WINDOW;
-
-/// Identity of a worker, unique within its pool and never reused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct WorkerId(u64);
-
-impl WorkerId {
-    /// The identity with this number.
-    pub const fn new(id: u64) -> Self {
-        Self(id)
-    }
-
-    /// The identity as a number.
-    pub const fn get(self) -> u64 {
-        self.0
-    }
-}
 
 /// A task that was sent to a worker and has not come back.
 #[derive(Clone, Copy, Debug)]
@@ -53,7 +38,7 @@ pub struct Sent {
 
 /// Where a worker is in its life.
 #[derive(Debug)]
-pub enum Phase {
+pub enum Phase<P> {
     /// Its start was asked for; it takes no task yet.
     Starting {
         /// When the start counts as failed.
@@ -67,14 +52,14 @@ pub enum Phase {
         until: Time,
     },
     /// It is being stopped against its will.
-    Stopping(Stop),
+    Stopping(Stop<P>),
 }
 
 /// A stop on its way.
 #[derive(Debug)]
-pub struct Stop {
+pub struct Stop<P> {
     /// Why, in the terms of the task that it runs; taken when that task is ended.
-    pub cause: Option<Cause>,
+    pub cause: Option<Cause<P>>,
     /// The task that the stop is for, if it is for one.
     pub task: Option<TaskId>,
     /// What is being waited for.
@@ -100,11 +85,11 @@ pub enum Step {
 
 /// One worker.
 #[derive(Debug)]
-pub struct Worker {
+pub struct Worker<P> {
     /// Its process id, once it is known.
     pub pid: Option<u32>,
     /// Where it is in its life.
-    pub phase: Phase,
+    pub phase: Phase<P>,
     /// What was sent and has not come back, oldest first. Only the first can be running.
     pub queue: VecDeque<Sent>,
     /// The number of the next task.
@@ -137,7 +122,7 @@ pub struct Worker {
     pub listed: bool,
 }
 
-impl Worker {
+impl<P> Worker<P> {
     /// A worker whose start is being asked for.
     pub fn starting(now: Time, until: Time) -> Self {
         Self {
@@ -209,7 +194,7 @@ impl Worker {
 mod tests {
     use super::*;
 
-    fn worker() -> Worker {
+    fn worker() -> Worker<()> {
         Worker::starting(Time::default(), Time::default())
     }
 

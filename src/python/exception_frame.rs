@@ -16,7 +16,8 @@ use super::future::End;
 use super::pickling::Serializer;
 use super::pickling::view;
 use super::settle::{Handle, task_name};
-use crate::outcome::{Cause, DeathReport, Failure, Outcome};
+use crate::outcome::{Cause, DeathReport, Failure};
+use crate::supervisor::Outcome;
 use crate::wire::payload::Payload;
 
 const PICKLED: u8 = 0;
@@ -146,7 +147,7 @@ pub(super) fn decode(py: Python<'_>, handle: &Handle, outcome: Outcome) -> (End,
 fn failure_to_exception(
     py: Python<'_>,
     handle: &Handle,
-    failure: &Failure,
+    failure: &Failure<Payload>,
     serializer: &Serializer,
 ) -> PyResult<Py<PyAny>> {
     let facts = PyDict::new(py);

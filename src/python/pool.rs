@@ -13,6 +13,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple, PyType};
 
+use crate::ids::TaskId;
 use crate::policy::config::PoolConfig;
 use crate::policy::event::Shutdown;
 use crate::policy::statistics::Statistics;
@@ -21,7 +22,7 @@ use crate::supervisor::{self, Command, Settings, Shared, Submission};
 use crate::sys::futex::Waited;
 use crate::sys::waker::Waker;
 use crate::sys::{fork_guard, signals};
-use crate::task::{TaskId, TaskSpec};
+use crate::task::TaskSpec;
 use crate::wire::payload::Payload;
 
 use super::arguments::{TaskArguments, refuse_unknown, seconds};

@@ -11,9 +11,9 @@ use super::exception_frame::decode;
 use super::future::{FutureBase, call_all};
 use super::pickling::Serializer;
 use super::stdlib;
-use crate::outcome::Outcome;
+use crate::ids::TaskId;
+use crate::supervisor::Outcome;
 use crate::supervisor::handle::TaskHandle;
-use crate::task::TaskId;
 
 /// A task as the future and the supervisor see it.
 pub type Handle = TaskHandle<PySide>;

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crossbeam_channel::{Receiver, RecvError, Sender, unbounded};
 
-use super::shared::Completion;
+use super::messages::Completion;
 use crate::sys::waker::Waker;
 
 #[derive(Debug)]

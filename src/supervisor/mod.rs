@@ -16,6 +16,7 @@ mod completions;
 mod core;
 pub mod gate;
 pub mod handle;
+mod messages;
 mod outbox;
 mod remote;
 mod report;
@@ -30,8 +31,9 @@ use crate::sys::poller::Events;
 
 pub use self::completions::Completed;
 pub use self::core::{Core, Settings};
-use shared::Life;
-pub use shared::{Command, Completion, Launch, Shared, Submission, WorkerReport};
+pub use messages::{Command, Completion, Launch, Outcome, Submission, WorkerReport};
+pub use shared::Shared;
+use shared::{Life, panic_text};
 
 /// Descriptors handled in one turn; more wait for the next.
 const EVENTS_A_TURN: usize = 256;
@@ -91,11 +93,4 @@ fn turn_until_terminated<S: Send + Sync + 'static>(shared: &Arc<Shared<S>>) {
         }
         shared.awake();
     }
-}
-
-/// What a panic said.
-pub(crate) fn panic_text(cause: &(dyn std::any::Any + Send)) -> String {
-    let text = cause.downcast_ref::<&str>().map(ToString::to_string);
-    text.or_else(|| cause.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "of an unknown kind".into())
 }

@@ -8,9 +8,9 @@ use nix::errno::Errno;
 use rustc_hash::FxHashMap;
 
 use crate::error::{Error, Result};
-use crate::outcome::ExitStatus;
+use crate::exit_status::ExitStatus;
+use crate::ids::WorkerId;
 use crate::policy::event::Claims;
-use crate::policy::worker::WorkerId;
 use crate::sys::pidfd::PidFd;
 use crate::sys::waker::Waker;
 use crate::sys::{clock, process_tree, socket};

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::outcome::{Cause, DeathReport, ExitStatus, Failure, Outcome};
+use crate::exit_status::ExitStatus;
+use crate::outcome::{Cause, DeathReport, Failure};
+use crate::supervisor::messages::Outcome;
 use crate::sys::clock;
 use crate::sys::oom::OomWatch;
 use crate::time::Time;

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use crate::error::Result;
-use crate::policy::worker::WorkerId;
+use crate::ids::WorkerId;
 use crate::sys::pidfd::PidFd;
 use crate::sys::{packet, socket};
 use crate::wire::protocol::{self, Report, Request};

@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use super::poller::is_readable;
 use super::{FailedTo, proc_file, wait};
 use crate::error::{Error, Result};
-use crate::outcome::ExitStatus;
+use crate::exit_status::ExitStatus;
 
 /// A process, alive, dead or gone. The fd becomes readable when it dies.
 #[derive(Debug)]

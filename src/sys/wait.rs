@@ -6,7 +6,7 @@ use nix::errno::Errno;
 
 use super::FailedTo;
 use crate::error::Result;
-use crate::outcome::ExitStatus;
+use crate::exit_status::ExitStatus;
 
 /// Interprets a status as `wait(2)` fills it in.
 pub fn from_status(status: i32) -> ExitStatus {

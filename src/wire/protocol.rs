@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::outcome::ExitStatus;
-use crate::policy::worker::WorkerId;
+use crate::exit_status::ExitStatus;
+use crate::ids::WorkerId;
 
 /// Supervisor to zygote.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]

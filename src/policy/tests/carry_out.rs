@@ -1,15 +1,14 @@
 //! What the supervisor does with the answers of the policy.
 
+use crate::ids::{TaskId, WorkerId};
 use crate::outcome::{Cause, Outcome};
 use crate::policy::event::Action;
-use crate::policy::worker::WorkerId;
-use crate::task::TaskId;
 
 use super::model::Process;
 use super::sim::{Bag, Did, End, Sim};
 
 impl Sim {
-    pub fn apply(&mut self, actions: Vec<Action<Bag>>) {
+    pub fn apply(&mut self, actions: Vec<Action<Bag, Vec<u8>>>) {
         for action in actions {
             if let Some(did) = self.carry_out(action) {
                 self.did.push((self.world.now, did));
@@ -17,7 +16,7 @@ impl Sim {
         }
     }
 
-    fn carry_out(&mut self, action: Action<Bag>) -> Option<Did> {
+    fn carry_out(&mut self, action: Action<Bag, Vec<u8>>) -> Option<Did> {
         assert!(
             !self.terminated || matches!(action, Action::Log(..) | Action::End { .. }),
             "{action:?} after the end"
@@ -104,14 +103,14 @@ impl Sim {
         })
     }
 
-    fn end(&mut self, task: TaskId, outcome: &Outcome, worker: Option<WorkerId>) -> End {
+    fn end(&mut self, task: TaskId, outcome: &Outcome<Vec<u8>>, worker: Option<WorkerId>) -> End {
         if let Some(id) = worker {
             self.world.process(id);
         }
         let end = match outcome {
             Outcome::Returned(payload) | Outcome::Raised(payload) => {
                 assert_eq!(
-                    payload.body,
+                    payload[..],
                     task.get().to_le_bytes(),
                     "a task got the result of another"
                 );

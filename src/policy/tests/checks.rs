@@ -1,11 +1,11 @@
 //! What must hold after each event, whatever happened before.
 
+use crate::ids::{TaskId, WorkerId};
 use crate::policy::census::Census;
 use crate::policy::event::Shutdown;
 use crate::policy::stopping::STACK_LIMIT;
 use crate::policy::timers::Wake;
-use crate::policy::worker::{Phase, WorkerId};
-use crate::task::TaskId;
+use crate::policy::worker::Phase;
 use crate::time::Time;
 
 use super::model::Running;

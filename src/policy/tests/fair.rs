@@ -1,8 +1,8 @@
 //! Schedules that lead somewhere: one in which everybody does their part, and one in which nobody
 //! does more than die when killed.
 
+use crate::ids::WorkerId;
 use crate::policy::event::Event;
-use crate::policy::worker::WorkerId;
 use crate::time::Time;
 
 use super::sim::Sim;

@@ -3,9 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use crate::ids::{TaskId, WorkerId};
 use crate::policy::event::Claims;
-use crate::policy::worker::WorkerId;
-use crate::task::TaskId;
 use crate::time::Time;
 
 /// Entries for claims in a worker's page.

@@ -5,10 +5,10 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::test_runner::Config;
 
+use crate::ids::TaskId;
 use crate::policy::config::PoolConfig;
 use crate::policy::event::{Event, Shutdown};
-use crate::task::{Limits, TaskId};
-use crate::wire::payload::Payload;
+use crate::task::Limits;
 
 use super::fair::Manners;
 use super::sim::{Known, Sim, ms, us};
@@ -117,7 +117,7 @@ impl Sim {
         (!open.is_empty()).then(|| open[which % open.len()])
     }
 
-    fn perform_deed(&mut self, id: crate::policy::worker::WorkerId, what: Deed) {
+    fn perform_deed(&mut self, id: crate::ids::WorkerId, what: Deed) {
         let process = self.world.process(id);
         let acts = process.acts();
         let young = process.forked && !process.ready && !process.gone && !process.killed;
@@ -128,7 +128,7 @@ impl Sim {
             Deed::FailInitializer if young => {
                 process.gone = true;
                 self.initializer_failures += 1;
-                self.feed(Event::InitializerFailed { worker: id, exception: Payload::default() });
+                self.feed(Event::InitializerFailed { worker: id, exception: Vec::new() });
             }
             Deed::Step { stamped } => {
                 self.world.step(id, stamped);

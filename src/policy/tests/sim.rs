@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use crate::outcome::{ExitStatus, Outcome};
+use crate::exit_status::ExitStatus;
+use crate::ids::{TaskId, WorkerId};
+use crate::outcome::Outcome;
 use crate::policy::Pool;
 use crate::policy::config::PoolConfig;
 use crate::policy::event::{Event, Shutdown};
-use crate::policy::worker::WorkerId;
-use crate::task::{Limits, Priority, TaskId, TaskSpec};
+use crate::task::{Limits, Priority, TaskSpec};
 use crate::time::Time;
-use crate::wire::payload::Payload;
 
 use super::model::World;
 
@@ -72,7 +72,7 @@ pub struct Known {
 /// The policy and the world around it.
 #[derive(Debug)]
 pub struct Sim {
-    pub pool: Pool<Bag>,
+    pub pool: Pool<Bag, Vec<u8>>,
     pub world: World,
     pub tasks: BTreeMap<TaskId, Known>,
     /// What waits, by the account of the actions alone.
@@ -84,7 +84,7 @@ pub struct Sim {
     pub initializer_failures: u32,
     pub busy_before: usize,
     pub soft: BTreeSet<(WorkerId, u32)>,
-    pub due: VecDeque<Event<Bag>>,
+    pub due: VecDeque<Event<Bag, Vec<u8>>>,
     wakes_at_once: u32,
     next_task: u64,
 }
@@ -145,7 +145,7 @@ impl Sim {
         self.world.now
     }
 
-    pub fn feed(&mut self, event: Event<Bag>) {
+    pub fn feed(&mut self, event: Event<Bag, Vec<u8>>) {
         self.due.push_back(event);
         while let Some(event) = self.due.pop_front() {
             let mut actions = Vec::new();
@@ -271,8 +271,8 @@ impl Sim {
         task: TaskId,
         raised: bool,
         recycle: bool,
-    ) -> Event<Bag> {
-        let payload = Payload::from(task.get().to_le_bytes().to_vec());
+    ) -> Event<Bag, Vec<u8>> {
+        let payload = task.get().to_le_bytes().to_vec();
         let outcome = if raised { Outcome::Raised(payload) } else { Outcome::Returned(payload) };
         Event::Finished { worker, seq, outcome, recycle }
     }

@@ -7,7 +7,7 @@ use super::fair::Manners;
 use super::sim::{Did, End, Sim, ms, of_size, w};
 
 /// Two workers that run a task each, and two tasks that wait.
-fn under_load() -> (Sim, Vec<crate::task::TaskId>) {
+fn under_load() -> (Sim, Vec<crate::ids::TaskId>) {
     let mut sim = Sim::ready(of_size(2, 2));
     let tasks = (0..4).map(|_| sim.submit_plain()).collect();
     sim.begin(w(1));
@@ -15,7 +15,7 @@ fn under_load() -> (Sim, Vec<crate::task::TaskId>) {
     (sim, tasks)
 }
 
-fn ends(sim: &Sim, tasks: &[crate::task::TaskId]) -> Vec<Option<End>> {
+fn ends(sim: &Sim, tasks: &[crate::ids::TaskId]) -> Vec<Option<End>> {
     tasks.iter().map(|&task| sim.end_of(task)).collect()
 }
 

@@ -1,8 +1,8 @@
 //! Which task runs where, and how often.
 
+use crate::ids::WorkerId;
 use crate::policy::config::PoolConfig;
 use crate::policy::event::{Event, Shutdown};
-use crate::policy::worker::WorkerId;
 use crate::task::Limits;
 
 use super::fair::Manners;

@@ -1,10 +1,9 @@
 //! How many workers there are, and what becomes of starts.
 
+use crate::ids::WorkerId;
 use crate::policy::config::PoolConfig;
 use crate::policy::event::Event;
-use crate::policy::worker::WorkerId;
 use crate::task::Limits;
-use crate::wire::payload::Payload;
 
 use super::fair::Manners;
 use super::sim::{Did, End, Sim, ms, of_size, w};
@@ -303,7 +302,7 @@ fn an_initializer_that_raises_fails_the_waiting_task_where_the_pool_minds() {
     let (first, second) = (sim.submit_plain(), sim.submit_plain());
     sim.fork(w(1));
     sim.initializer_failures += 1;
-    sim.feed(Event::InitializerFailed { worker: w(1), exception: Payload::default() });
+    sim.feed(Event::InitializerFailed { worker: w(1), exception: Vec::new() });
     assert_eq!(sim.end_of(first), Some(End::InitializerFailed));
     assert_eq!(sim.end_of(second), None);
     sim.reap(w(1));
@@ -323,7 +322,7 @@ fn an_initializer_that_always_raises_does_not_let_tasks_wait_for_ever() {
         {
             sim.fork(id);
             sim.initializer_failures += 1;
-            sim.feed(Event::InitializerFailed { worker: id, exception: Payload::default() });
+            sim.feed(Event::InitializerFailed { worker: id, exception: Vec::new() });
             sim.reap(id);
         }
         sim.pass(ms(5));

@@ -2,21 +2,21 @@
 
 use std::sync::Arc;
 
-use crate::outcome::{ExitStatus, Outcome};
+use crate::exit_status::ExitStatus;
+use crate::ids::{TaskId, WorkerId};
 use crate::policy::event::{Action, Event};
-use crate::policy::worker::WorkerId;
+use crate::supervisor::messages::Outcome;
+use crate::supervisor::messages::{Command, Completion};
 use crate::supervisor::remote::Remote;
 use crate::supervisor::report;
-use crate::supervisor::shared::{Command, Completion};
 use crate::sys::{memory, signals};
-use crate::task::TaskId;
 use crate::wire::frame::{Header, Kind};
 use crate::wire::payload::Payload;
 
 use super::{Baggage, Core, Debt};
 
 impl<S: Send + Sync + 'static> Core<S> {
-    pub(super) fn apply(&mut self, action: Action<Baggage<S>>) {
+    pub(super) fn apply(&mut self, action: Action<Baggage<S>, Payload>) {
         match action {
             Action::Start(id) => self.start(id),
             Action::Send { worker, task, seq } => self.send(worker, task, seq),

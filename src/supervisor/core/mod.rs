@@ -1,14 +1,17 @@
 //! Everything that the supervisor owns, and its turns.
 //!
-//! [`actions`] does what the policy wants, [`readiness`] hears the descriptors, [`processes`] follows
-//! workers and zygotes from their start to their end.
+//! [`inbox`] takes in what other threads want, [`actions`] does what the policy wants, [`readiness`]
+//! hears the descriptors, [`processes`] follows workers and zygotes from their start to their end,
+//! [`inspect`] shows the pool to its users.
 
 mod actions;
+mod inbox;
+mod inspect;
 mod processes;
 mod readiness;
 
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,25 +19,23 @@ use crossbeam_channel::{Receiver, Sender};
 use rustc_hash::FxHashMap;
 
 use crate::error::Result;
-use crate::outcome::Outcome;
+use crate::ids::WorkerId;
 use crate::policy::Pool;
 use crate::policy::config::PoolConfig;
 use crate::policy::event::{Action, Event};
-use crate::policy::statistics::Statistics;
-use crate::policy::worker::{Phase, WorkerId};
 use crate::supervisor::completions::Completions;
 use crate::supervisor::gate::Gate;
 use crate::supervisor::handle::TaskHandle;
+use crate::supervisor::messages::{Command, Completion, Launch, Outcome};
 use crate::supervisor::remote::Remotes;
 use crate::supervisor::report;
 use crate::supervisor::report::OomVerdict;
-use crate::supervisor::shared::{Command, Completion, Launch, Submission, WorkerReport};
 use crate::supervisor::zygotes::Zygote;
+use crate::sys::clock;
 use crate::sys::pidfd::PidFd;
 use crate::sys::poller::{Events, Interest, Poller};
 use crate::sys::timer::Timer;
 use crate::sys::waker::Waker;
-use crate::sys::{clock, memory};
 use crate::time::Time;
 use crate::wire::payload::Payload;
 
@@ -82,7 +83,7 @@ enum Debt {
 /// The state of a supervisor.
 #[derive(Debug)]
 pub struct Core<S> {
-    pool: Pool<Baggage<S>>,
+    pool: Pool<Baggage<S>, Payload>,
     remotes: Remotes,
     zygotes: FxHashMap<u64, Zygote>,
     // The zygote that forks all workers, where one does.
@@ -103,8 +104,8 @@ pub struct Core<S> {
     environ: Option<Arc<Payload>>,
     oom: OomVerdict,
     // Work of the present turn.
-    events: VecDeque<Event<Baggage<S>>>,
-    actions: Vec<Action<Baggage<S>>>,
+    events: VecDeque<Event<Baggage<S>, Payload>>,
+    actions: Vec<Action<Baggage<S>, Payload>>,
     dirty: Vec<WorkerId>,
     scratch: Vec<u8>,
     // Workers that owe a stack or the end of their exit handlers.
@@ -180,45 +181,6 @@ impl<S: Send + Sync + 'static> Core<S> {
             self.events.push_back(Event::Timer);
         }
         self.settle();
-    }
-
-    /// Take in all commands that other threads have left.
-    pub(super) fn catch_up(&mut self) {
-        self.take_in(|_| ());
-    }
-
-    /// The same; but the tasks among them are cancelled.
-    pub(super) fn take_back(&mut self) {
-        self.take_in(|command| {
-            if let Command::Submit(submission) = command {
-                submission.spec.taken_back = true;
-            }
-        });
-    }
-
-    fn take_in(&mut self, change: impl Fn(&mut Command<S>)) {
-        while let Ok(mut command) = self.inbox.try_recv() {
-            change(&mut command);
-            self.obey(command);
-            self.settle();
-        }
-        self.settle();
-    }
-
-    /// Hand over a task in the thread that submits it. The supervisor sleeps meanwhile.
-    ///
-    /// # Errors
-    ///
-    /// If the timer is not there any more.
-    pub(super) fn take_over(&mut self, submission: Submission<S>) -> Result<()> {
-        self.obey(Command::Submit(submission));
-        self.settle();
-        self.publish()
-    }
-
-    /// Whether a task that is submitted now would go to a worker at once.
-    pub(super) fn can_take_over(&self) -> bool {
-        self.inbox.is_empty() && self.pool.has_idle_worker()
     }
 
     pub(super) fn poller(&self) -> Arc<Poller> {
@@ -297,65 +259,6 @@ impl<S: Send + Sync + 'static> Core<S> {
         }
     }
 
-    pub(super) fn statistics(&self) -> Statistics {
-        self.pool.statistics()
-    }
-
-    pub(super) fn count_unreadable(&mut self) {
-        self.pool.count_unreadable();
-    }
-
-    pub(super) fn reset_statistics(&mut self) {
-        self.pool.reset_statistics();
-    }
-
-    pub(super) fn workers(&mut self) -> Vec<WorkerReport<S>> {
-        let now = clock::now();
-        let mut seen: Vec<_> = self
-            .pool
-            .workers()
-            .map(|(id, worker)| {
-                let state = match worker.phase {
-                    Phase::Starting { .. } => "starting",
-                    Phase::Ready if worker.queue.is_empty() => "idle",
-                    Phase::Ready => "busy",
-                    Phase::Retiring { .. } => "retiring",
-                    Phase::Stopping(_) => "stopping",
-                };
-                let head =
-                    worker.queue.front().map(|head| (head.task, now.since(worker.head_since)));
-                (id, worker.pid, state, head, worker.tasks_done)
-            })
-            .collect();
-        seen.sort_by_key(|&(id, ..)| id);
-        seen.into_iter()
-            .map(|(_, pid, state, head, tasks_done)| WorkerReport {
-                pid,
-                state,
-                task: head.and_then(|(task, since)| {
-                    let handle = Arc::clone(&self.pool.baggage(task)?.handle);
-                    Some((handle, since.as_secs_f64()))
-                }),
-                tasks_done,
-                rss_bytes: pid.and_then(memory::rss_bytes),
-            })
-            .collect()
-    }
-
-    pub(super) fn descriptors(&self) -> Vec<i32> {
-        let mut fds = vec![
-            self.waker.as_fd().as_raw_fd(),
-            self.timer.as_fd().as_raw_fd(),
-            self.poller.as_fd().as_raw_fd(),
-            self.parent.as_fd().as_raw_fd(),
-        ];
-        for remote in self.remotes.0.values() {
-            fds.extend(remote.descriptors());
-        }
-        fds.extend(self.zygotes.values().flat_map(Zygote::descriptors));
-        fds
-    }
-
     fn tell(&self, completion: Completion<S>) {
         self.completions.send(completion);
     }
@@ -364,32 +267,6 @@ impl<S: Send + Sync + 'static> Core<S> {
         if handle.deliver(outcome) {
             self.tell(Completion::End(handle));
         }
-    }
-
-    fn obey(&mut self, command: Command<S>) {
-        let event = match command {
-            Command::Submit(Submission { spec, payload, handle }) => {
-                Event::Submit(spec, Baggage { payload: Arc::new(payload), handle, waits: true })
-            }
-            Command::CountUnpicklable => return self.pool.count_unpicklable(),
-            Command::Cancel(task, kill) => Event::Cancel { task, kill },
-            Command::WatchStart(task) => Event::WatchStart(task),
-            Command::Launched { zygote, result } => return self.launched(zygote, result),
-            Command::Environ(payload) => return self.environ_is(payload),
-            Command::Resize { max_workers, min_workers } => {
-                Event::Resize { max_workers, min_workers }
-            }
-            Command::ClearWorkers => Event::ClearWorkers,
-            Command::MemoryJudged { worker, seq, used_bytes } => {
-                Event::MemorySampled { worker, seq, used_bytes }
-            }
-            Command::Shutdown(mode, done) => {
-                self.events.push_back(Event::Shutdown(mode));
-                self.settle();
-                return self.tell(Completion::Sync(done));
-            }
-        };
-        self.events.push_back(event);
     }
 
     /// Let the policy handle all events, and do what it wants, until nothing is left.

@@ -3,11 +3,11 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use crate::error::Result;
-use crate::outcome::ExitStatus;
+use crate::exit_status::ExitStatus;
+use crate::ids::WorkerId;
 use crate::policy::event::Event;
-use crate::policy::worker::WorkerId;
+use crate::supervisor::messages::{Completion, Launch};
 use crate::supervisor::remote::{Process, Remote};
-use crate::supervisor::shared::{Completion, Launch};
 use crate::supervisor::zygotes::Zygote;
 use crate::sys::clock;
 use crate::sys::pidfd::PidFd;

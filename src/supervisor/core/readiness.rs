@@ -3,9 +3,9 @@
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
 
-use crate::outcome::Outcome;
+use crate::ids::WorkerId;
 use crate::policy::event::Event;
-use crate::policy::worker::WorkerId;
+use crate::supervisor::messages::Outcome;
 use crate::sys::poller::Interest;
 use crate::wire::frame::{Header, Kind};
 use crate::wire::payload::Payload;
@@ -148,7 +148,7 @@ fn translate<B>(
     worker: WorkerId,
     header: Header,
     payload: Payload,
-    events: &mut VecDeque<Event<B>>,
+    events: &mut VecDeque<Event<B, Payload>>,
 ) {
     let finished =
         |outcome| Event::Finished { worker, seq: header.seq, outcome, recycle: header.recycle };

@@ -31,9 +31,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use crate::outcome::Outcome;
+use crate::ids::TaskId;
+use crate::supervisor::messages::Outcome;
 use crate::sys::futex::{self, Waited};
-use crate::task::TaskId;
 
 /// A task as both sides see it; `S` is what only the future's side knows.
 #[derive(Debug)]
