@@ -1,10 +1,10 @@
 //! All policy: which task goes where, when a worker is started, stopped or replaced.
 //!
 //! [`Pool::handle`] is a state machine. It makes no system call, reads no clock and knows no
-//! Python; what it wants done it says in [`Action`]s, and what it must know of the shared pages it
-//! asks through [`Claims`]. Invariants, which the tests hold under random event sequences:
+//! Python; what it wants done it says in [actions](event::Action), and what it must know of the shared pages it
+//! asks through [`Claims`](event::Claims). Invariants, which the tests hold under random event sequences:
 //!
-//! * a task ends exactly once: its baggage leaves in exactly one [`Action::End`];
+//! * a task ends exactly once: its baggage leaves in exactly one [`Action::End`](event::Action::End);
 //! * a task that has begun is sent again only if it has retries left and its worker died;
 //! * a task is with one worker at most, and only the first with a worker can be running;
 //! * no more than `max_workers` workers have tasks;

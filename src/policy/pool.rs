@@ -194,7 +194,7 @@ impl<B, P> Pool<B, P> {
 
     /// Whether those who are busy do for all tasks, so that nobody else need be woken or started.
     ///
-    /// A brisk worker without room has enough before it that it is looked at within [`due`]'s limits,
+    /// A brisk worker without room has enough before it that it is looked at within the limits of `due.rs`,
     /// so that a task which waits for one does not wait for long.
     pub(super) fn few_suffice(&self) -> bool {
         self.census.brisk >= self.config.enough_brisk && self.pace.is_brisk()

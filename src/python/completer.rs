@@ -8,8 +8,6 @@
 //!   taken over, the thread from then on.
 //! - Who has seen the last one says so, and nobody waits for another.
 
-use std::ptr;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -19,7 +17,7 @@ use crate::supervisor::handle::Taker;
 use crate::supervisor::{Completed, Completion};
 use crate::wire::stock::Stock;
 
-use super::settle::{self, Interrupts, PySide};
+use super::future::{self, CompleterThread, Interrupts, PySide};
 
 /// Completions handled before other threads may have the GIL.
 const BATCH: usize = 512;
@@ -54,26 +52,6 @@ impl Observer<'_, '_> {
         }
         error.write_unraisable(py, Some(callback));
         Ok(())
-    }
-}
-
-/// Which thread settles the futures of a pool, for those who may be called back in it.
-#[derive(Default)]
-pub(super) struct CompleterThread(AtomicUsize);
-
-impl CompleterThread {
-    pub(super) fn is_current(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == Self::this_thread()
-    }
-
-    fn is_this_one(&self) {
-        self.0.store(Self::this_thread(), Ordering::Relaxed);
-    }
-
-    /// An address that no two living threads share, and never 0.
-    fn this_thread() -> usize {
-        thread_local!(static MARK: u8 = const { 0 });
-        MARK.with(|mark| ptr::from_ref(mark).addr())
     }
 }
 
@@ -128,14 +106,14 @@ impl Completer {
         match completion {
             Completion::End(handle) => {
                 if let Some(outcome) = handle.take(Taker::Completer) {
-                    return settle::settle(py, &handle, outcome, interrupts);
+                    return future::settle(py, &handle, outcome, interrupts);
                 }
             }
             Completion::Began(handle, pid) => {
-                return settle::started(py, &handle, pid, interrupts);
+                return future::started(py, &handle, pid, interrupts);
             }
             Completion::Interrupted(handle) => {
-                return settle::interrupted(py, &handle, interrupts);
+                return future::interrupted(py, &handle, interrupts);
             }
             Completion::WorkerUp(pid) => return observer.up(pid),
             Completion::WorkerDown(pid, exit) => return observer.down(pid, exit.exitcode()),
@@ -181,7 +159,7 @@ impl Completer {
         on_up: Option<&Bound<'_, PyAny>>,
         on_down: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
-        self.thread.is_this_one();
+        self.thread.become_current();
         let observer = Observer { on_up, on_down, interrupts: Interrupts::Logged };
         let mut goes_on = {
             let mut turn = self.turn();
@@ -216,7 +194,7 @@ impl Completer {
         if self.turn().has_thread {
             return Ok(());
         }
-        self.thread.is_this_one();
+        self.thread.become_current();
         let observer = Observer { on_up, on_down, interrupts: Interrupts::Raised };
         self.completed.answer();
         let mut completed = Ok(());

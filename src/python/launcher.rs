@@ -12,7 +12,7 @@ use crate::policy::event::Shutdown;
 use crate::supervisor::{Command, Launch, Shared};
 use crate::wire::payload::Payload;
 
-use super::settle::PySide;
+use super::future::PySide;
 
 /// Adds the class to the module.
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -8,16 +8,18 @@
 mod arguments;
 mod child;
 mod completer;
+mod descriptors;
 mod exception_frame;
 mod future;
 mod launcher;
+mod logging;
+mod machine;
 mod pickling;
 mod pool;
-mod settle;
+mod room_bell;
 mod stdlib;
 
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 
 /// The native core of `deadpool`; private.
 #[pymodule]
@@ -27,21 +29,9 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     pool::register(module)?;
     completer::register(module)?;
     launcher::register(module)?;
+    machine::register(module)?;
+    room_bell::register(module)?;
     child::register(module)
-}
-
-/// Has what the core says logged by Python. For the parent: workers say nothing, and start sooner
-/// without the module that this imports.
-fn install_logger(py: Python<'_>) -> PyResult<()> {
-    static INSTALLED: PyOnceLock<()> = PyOnceLock::new();
-    INSTALLED.get_or_try_init(py, || {
-        // Records are few, and what the application does to its loggers must take effect at once.
-        let logger = pyo3_log::Logger::new(py, pyo3_log::Caching::Nothing)?;
-        // Another extension in the same process has its own copy of this crate, so this can't be taken.
-        let _ = logger.filter(log::LevelFilter::Debug).install();
-        PyResult::Ok(())
-    })?;
-    Ok(())
 }
 
 impl From<crate::error::Error> for PyErr {

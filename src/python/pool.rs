@@ -4,7 +4,7 @@
 //! `_open`; `submit` is inherited from here. Dropping the last reference to the object lets the pool
 //! finish what was submitted and end.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{BorrowedFd, RawFd};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -13,7 +13,6 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple, PyType};
 
-use crate::ids::TaskId;
 use crate::policy::config::PoolConfig;
 use crate::policy::event::Shutdown;
 use crate::policy::statistics::Statistics;
@@ -26,74 +25,16 @@ use crate::task::TaskSpec;
 use crate::wire::payload::Payload;
 
 use super::arguments::{TaskArguments, refuse_unknown, seconds};
-use super::completer::{Completer, CompleterThread};
-use super::future::{End, FutureBase};
+use super::completer::Completer;
+use super::future::{self, CompleterThread, End, FutureBase, Interrupts, Link, PySide};
 use super::launcher::Launcher;
 use super::pickling::Serializer;
-use super::settle::{self, Interrupts, PoolLink, PySide};
+use super::room_bell::RoomBell;
 
 /// Adds the classes and functions to the module.
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<PoolBase>()?;
-    module.add_class::<RoomBell>()?;
-    module.add_function(wrap_pyfunction!(malloc_trim, module)?)?;
-    module.add_function(wrap_pyfunction!(available_cpus, module)?)
-}
-
-/// What a pool is, for its object and for its futures.
-pub(super) struct Link {
-    pub shared: Arc<Shared<PySide>>,
-    serializer: Serializer,
-    kill_on_cancel: bool,
-    completer: Arc<CompleterThread>,
-    // Of the process that made it; a fork of that has no supervisor.
-    generation: u32,
-}
-
-impl Link {
-    fn post(&self, command: Command<PySide>) {
-        if !self.is_foreign() {
-            self.shared.post(command);
-        }
-    }
-}
-
-impl PoolLink for Link {
-    fn cancel(&self, task: TaskId) {
-        self.post(Command::Cancel(task, None));
-    }
-
-    fn kill(&self, task: TaskId, signal: i32) {
-        self.post(Command::Cancel(task, Some(signal)));
-    }
-
-    fn report_start(&self, task: TaskId) {
-        if !self.is_foreign() {
-            self.shared.post_and_settle(Command::WatchStart(task));
-        }
-    }
-
-    fn count_unreadable(&self) {
-        if !self.is_foreign() {
-            self.shared.count_unreadable();
-        }
-    }
-
-    fn is_foreign(&self) -> bool {
-        self.generation != fork_guard::generation()
-    }
-
-    fn kill_on_cancel(&self) -> bool {
-        self.kill_on_cancel
-    }
-
-    fn is_completer(&self) -> bool {
-        self.completer.is_current()
-    }
-
-    fn serializer(&self) -> &Serializer {
-        &self.serializer
-    }
+    Ok(())
 }
 
 /// The native base of `deadpool.Deadpool`.
@@ -240,7 +181,7 @@ impl PoolBase {
     ) -> PyResult<(Py<Completer>, Py<Launcher>)> {
         let forever = Duration::MAX;
         let duration = |name, value| Ok::<_, PyErr>(seconds(name, Some(value))?.unwrap_or(forever));
-        super::install_logger(py)?;
+        super::logging::install_logger(py)?;
         let pool = PoolConfig {
             max_workers,
             starts_at_once,
@@ -350,9 +291,9 @@ deadpool_soft_timeout=None, deadpool_memory_limit_bytes=None, deadpool_retries=0
         if open.propagates {
             slf.call_method0(intern!(py, "_propagate"))?;
         }
-        let link: Arc<dyn PoolLink> = Arc::clone(&open.link) as _;
+        let link = Arc::clone(&open.link);
         let (future, handle) =
-            settle::new_task(py, open.future_class.bind(py), link, r#fn, open.watches_starts)?;
+            future::new_task(py, open.future_class.bind(py), link, r#fn, open.watches_starts)?;
         let call = PyTuple::new(
             py,
             [
@@ -384,7 +325,7 @@ deadpool_soft_timeout=None, deadpool_memory_limit_bytes=None, deadpool_retries=0
             open.link.shared.submit(submission)
         };
         for (late, outcome) in late {
-            settle::settle(py, &late, outcome, Interrupts::Logged)?;
+            future::settle(py, &late, outcome, Interrupts::Logged)?;
         }
         Ok(future)
     }
@@ -455,7 +396,7 @@ deadpool_soft_timeout=None, deadpool_memory_limit_bytes=None, deadpool_retries=0
         let shared = Arc::clone(self.shared()?);
         let waker = Arc::new(Waker::new()?);
         shared.gate().add_bell(&waker);
-        Ok(RoomBell { shared, waker })
+        Ok(RoomBell::new(shared, waker))
     }
 
     fn _reset_counters(&self, py: Python<'_>) -> PyResult<()> {
@@ -507,7 +448,7 @@ deadpool_soft_timeout=None, deadpool_memory_limit_bytes=None, deadpool_retries=0
         let reports = py.detach(|| shared.workers());
         let rows = reports.into_iter().map(|report| {
             let (task, seconds) = report.task.map_or((None, None), |(handle, seconds)| {
-                (Some(settle::task_name(py, &handle)), Some(seconds))
+                (Some(future::task_name(py, &handle)), Some(seconds))
             });
             (report.pid, report.state, task, seconds, report.tasks_done, report.rss_bytes)
         });
@@ -515,39 +456,5 @@ deadpool_soft_timeout=None, deadpool_memory_limit_bytes=None, deadpool_retries=0
     }
 }
 
-/// Tells an event loop of room in the backlog.
-#[pyclass(module = "deadpool._core", frozen)]
-pub struct RoomBell {
-    shared: Arc<Shared<PySide>>,
-    waker: Arc<Waker>,
-}
-
-#[pymethods]
-impl RoomBell {
-    /// The descriptor, readable once there may be room.
-    fn fileno(&self) -> i32 {
-        self.waker.as_fd().as_raw_fd()
-    }
-
-    /// How many tasks could come in now; a pool that is closed has room to say so to all.
-    fn answer(&self) -> usize {
-        self.waker.drain();
-        let gate = self.shared.gate();
-        if gate.is_closed() { usize::MAX } else { gate.limit().saturating_sub(gate.taken()) }
-    }
-}
-
 /// How often a thread that waits for the supervisor looks for signals.
 const SIGNAL_INTERVAL: Duration = Duration::from_millis(100);
-
-/// Give unused heap memory back to the system; returns whether the C library can.
-#[pyfunction]
-fn malloc_trim(py: Python<'_>) -> bool {
-    py.detach(crate::sys::malloc::trim)
-}
-
-/// How many CPUs this process may use: its affinity, and the quota of its cgroup.
-#[pyfunction]
-fn available_cpus() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
-}

@@ -1,8 +1,8 @@
-//! Zygotes and workers: what of them is native.
+//! The native part of a worker: its loop, driven by `deadpool._child.worker`.
 
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError};
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
@@ -10,88 +10,17 @@ use pyo3::types::{PyDict, PyTuple};
 
 use crate::child::session::{Ended, Interpreter, Reply, Session};
 use crate::child::watcher::{self, Watcher};
-use crate::child::zygote::{Forker, WorkerFds, Zygote};
 use crate::sys::pidfd::PidFd;
 use crate::sys::waker::Waker;
-use crate::sys::{fork_guard, malloc, memory, prctl, process_tree, signals};
+use crate::sys::{fork_guard, malloc, memory, prctl, signals};
 use crate::wire::page::PageUser;
 use crate::wire::payload::Payload;
 use crate::wire::protocol::{soft_timeout_signal, stack_signal};
 
-use crate::python::exception_frame::{encode_exception, unpicklable_result};
+use crate::python::descriptors::own;
 use crate::python::pickling::Serializer;
 
-/// Adds the functions and classes to the module.
-pub(in crate::python) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    module.add_class::<Worker>()?;
-    module.add_class::<ParentWatch>()?;
-    module.add_function(wrap_pyfunction!(run_zygote, module)?)?;
-    module.add_function(wrap_pyfunction!(kill_children, module)?)?;
-    module.add("STACK_SIGNAL", stack_signal())?;
-    module.add("SOFT_TIMEOUT_SIGNAL", soft_timeout_signal())
-}
-
-/// Take over a descriptor that was handed to Python as a number.
-fn own(fd: RawFd) -> OwnedFd {
-    // SAFETY: the callers in Python pass each descriptor once, and don't use it afterwards.
-    unsafe { OwnedFd::from_raw_fd(fd) }
-}
-
-/// Run a zygote until the parent is gone or wants it to end. **Blocks.**
-///
-/// `fork(worker, fds, inherited)` forks a worker and returns its pid.
-#[pyfunction]
-fn run_zygote(control: RawFd, fork: &Bound<'_, PyAny>) -> PyResult<()> {
-    struct Python<'a, 'py>(&'a Bound<'py, PyAny>);
-
-    impl Forker for Python<'_, '_> {
-        fn fork(
-            &mut self,
-            worker: u64,
-            fds: &WorkerFds,
-            inherited: &[RawFd],
-        ) -> Result<u32, String> {
-            let WorkerFds { socket, page, control, supervisor, parent } = fds;
-            let fds = [socket, page, control, supervisor, parent].map(AsRawFd::as_raw_fd);
-            let forked = self.0.call1((worker, fds.to_vec(), inherited.to_vec()));
-            forked.and_then(|pid| pid.extract()).map_err(|error| error.to_string())
-        }
-    }
-
-    // Once for all workers, and while that is possible: a task may use up what an import needs.
-    fork.py().import("deadpool._failures")?;
-    Zygote::new(own(control))?.run(&mut Python(fork));
-    Ok(())
-}
-
-/// Kill what is below this process, but for the children `spared`.
-#[pyfunction]
-#[allow(clippy::needless_pass_by_value, reason = "it is made of a Python list")]
-fn kill_children(spared: Vec<u32>) {
-    process_tree::kill_children_of_self(&spared);
-}
-
-/// Ends this process with its parent, until it is told to stop.
-#[pyclass(module = "deadpool._core", frozen)]
-pub struct ParentWatch(std::sync::Mutex<Option<watcher::ParentWatch>>);
-
-#[pymethods]
-impl ParentWatch {
-    /// Begin to watch; `parent` is a pidfd, which stays the caller's.
-    #[new]
-    fn new(parent: RawFd) -> PyResult<Self> {
-        // SAFETY: the descriptor is the caller's, and open until this call returns.
-        let parent = unsafe { BorrowedFd::borrow_raw(parent) }.try_clone_to_owned()?;
-        Ok(Self(std::sync::Mutex::new(Some(watcher::ParentWatch::start(parent)?))))
-    }
-
-    /// Watch no more. Waits for the thread that does.
-    fn stop(&self) {
-        if let Some(watch) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            watch.stop();
-        }
-    }
-}
+use super::encoding::{encode_exception, unpicklable_result};
 
 /// The waker of the supervisor and the page, for the handler of the stack signal.
 static STACK_PAGE: AtomicPtr<PageUser> = AtomicPtr::new(std::ptr::null_mut());

@@ -11,7 +11,8 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyString};
 
-use super::{End, Extras, FutureBase, State, call_back};
+use super::ending::call_back;
+use super::object::{End, Extras, FutureBase, State};
 use crate::python::stdlib;
 
 /// Adds the class to the module.
