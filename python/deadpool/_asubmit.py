@@ -6,13 +6,10 @@ import asyncio
 import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from . import _core
 from ._exceptions import BacklogFull
-
-if TYPE_CHECKING:
-    from ._executor import Deadpool
 
 
 class RoomForCoroutines:
@@ -21,7 +18,7 @@ class RoomForCoroutines:
     :param pool: The pool, of which only a weak reference is kept.
     """
 
-    def __init__(self, pool: Deadpool) -> None:
+    def __init__(self, pool: _core.PoolBase) -> None:
         self._pool = weakref.ref(pool)
         self._queues: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Queue] = (
             weakref.WeakKeyDictionary()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import operator
+import pickle
 import signal
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+_logger = logging.getLogger("deadpool")
 
 
 def check_whole(name: str, value: Any, least: int | None) -> int | None:
@@ -76,3 +80,15 @@ def check_arguments(name: str, value: Any) -> tuple[Any, ...]:
     if not isinstance(value, Iterable):
         raise TypeError(f"{name} must be an iterable of arguments, not {type(value)}")
     return tuple(value)
+
+
+def check_importable(*functions: Callable[..., object] | None) -> None:
+    """Raise what a worker's start would fail with, and nobody would see."""
+    for function in functions:
+        try:
+            pickle.dumps(function)
+        except (pickle.PicklingError, AttributeError):
+            raise
+        except Exception as error:
+            # Some objects can be pickled while a process is started and not otherwise.
+            _logger.debug("%r may not be picklable: %s", function, error)

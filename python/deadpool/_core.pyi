@@ -12,11 +12,13 @@ __all__ = [
     "SOFT_TIMEOUT_SIGNAL",
     "STACK_SIGNAL",
     "Completer",
+    "EnvironSender",
     "FutureBase",
     "Launcher",
     "ParentWatch",
     "PoolBase",
     "RoomBell",
+    "ShutdownMode",
     "Worker",
     "__version__",
     "available_cpus",
@@ -79,6 +81,13 @@ class FutureBase:
         Once: where a task is run again after its worker died, ``pid`` changes and nothing is called.
         """
 
+    def add_soft_timeout_callback(self, fn: Callable[[Future], object]) -> None:
+        """Call ``fn(future)`` when the task's soft timeout has passed, or now if it has.
+
+        Called when :class:`SoftTimeoutError` is about to be raised in the task, by the thread that
+        calls done-callbacks. What it raises is logged.
+        """
+
     def set_running_or_notify_cancel(self) -> bool: ...
     def set_result(self, result: Any) -> None: ...
     def set_exception(self, exception: BaseException | None) -> None: ...
@@ -118,8 +127,28 @@ class Launcher:
     def launched(self, zygote: int, pid: int) -> None: ...
     def failed(self, zygote: int, reason: str) -> None: ...
     def descriptors(self) -> list[int]: ...
-    def tell_environ(self, changes: bytes | None) -> None: ...
+    def environ_looked_at(self) -> None: ...
     def close(self) -> None: ...
+
+@final
+class EnvironSender:
+    """Sends the environment of workers to the supervisor, the latest last."""
+
+    def send(self, ticket: int, environ: dict[str, str], pickled: bytes | None = None) -> bool:
+        """Send what was seen with this ticket; return whether ``pickled`` is wanted for that and missing.
+
+        Does not block, and runs no Python code.
+        """
+
+@final
+class ShutdownMode:
+    """How a pool is ended."""
+
+    DRAIN: ShutdownMode
+    CANCEL_WAITING: ShutdownMode
+    TERMINATE: ShutdownMode
+    CANCEL_ALL: ShutdownMode
+    KILL: ShutdownMode
 
 @final
 class RoomBell:
@@ -183,16 +212,14 @@ class PoolBase:
         worker_idle_timeout: float,
         worker_start_timeout: float,
         fail_on_initializer_error: bool,
-        environ: bytes | None,
-        propagates: bool,
+        propagate: Callable[[], object] | None,
         bell: int | None,
         watches_starts: bool,
         holds_back: bool,
-    ) -> tuple[Completer, Launcher]: ...
+    ) -> tuple[Completer, Launcher, EnvironSender]: ...
     def _hand_over(self) -> None: ...
     def _take_back(self) -> None: ...
-    def _close(self, mode: int, wait: bool) -> None: ...
-    def _set_environ(self, environ: bytes) -> None: ...
+    def _close(self, mode: ShutdownMode, wait: bool) -> None: ...
     def _clear_workers(self) -> None: ...
     def _resize(self, max_workers: int, min_workers: int) -> None: ...
     def _waiting(self) -> int: ...

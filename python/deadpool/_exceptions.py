@@ -88,9 +88,13 @@ def _named_signal(number: int | None) -> int | None:
 class ProcessError(_Facts, multiprocessing.ProcessError):
     """The worker died while it ran the task, or the task could not be run or its end not be told."""
 
+    __module__ = "deadpool"
+
 
 class MemoryLimitError(ProcessError):
     """The task's process tree used more memory than it was allowed to, and was killed."""
+
+    __module__ = "deadpool"
 
 
 class TimeoutError(_Facts, _StandardTimeoutError):
@@ -99,6 +103,8 @@ class TimeoutError(_Facts, _StandardTimeoutError):
     Waiting for a future with a timeout raises :class:`concurrent.futures.TimeoutError`, of which
     this is a subclass: the two can be told apart.
     """
+
+    __module__ = "deadpool"
 
 
 class SoftTimeoutError(Exception):
@@ -109,6 +115,8 @@ class SoftTimeoutError(Exception):
     that stopped by itself from one that was killed.
     """
 
+    __module__ = "deadpool"
+
     def __init__(self, *args: object) -> None:
         super().__init__(*(args or ("the soft timeout of the task has passed",)))
 
@@ -116,9 +124,13 @@ class SoftTimeoutError(Exception):
 class PoolClosed(RuntimeError):
     """A task was submitted to a pool that was shut down."""
 
+    __module__ = "deadpool"
+
 
 class BacklogFull(queue.Full):
     """The backlog had no room for another task, and waiting for it was not wanted.
 
     A :class:`queue.Full`, as :meth:`queue.Queue.put` raises.
     """
+
+    __module__ = "deadpool"

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import concurrent.futures
-import logging
 import pickle
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from . import _core, _legacy, _map
-from ._checks import check_arguments, check_callable, check_seconds, check_whole
+from ._checks import (
+    check_arguments,
+    check_callable,
+    check_importable,
+    check_seconds,
+    check_whole,
+)
+from ._core import ShutdownMode
 from ._future import Future
 from ._start import fork_server
 from ._worker_info import WorkerInfo
@@ -20,11 +26,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from . import _asubmit
-
-_logger = logging.getLogger("deadpool")
-
-# How `_close` takes the ways a pool may end.
-_DRAIN, _CANCEL_WAITING, _TERMINATE, _CANCEL_ALL, _KILL = range(5)
 
 
 class Deadpool(  # type: ignore[misc]  # submit() takes more than the base class's.
@@ -75,14 +76,7 @@ class Deadpool(  # type: ignore[misc]  # submit() takes more than the base class
     :raises OSError: If the system refuses descriptors or threads.
     """
 
-    # An eventfd, if an event loop is to settle the futures: by `_settle_ready`, whenever it is rung.
-    _bell: int | None = None
-
-    # Whether the start of each task is told to its future, which then need not ask for it.
-    _watches_starts = False
-
-    # Whether a task waits for `_hand_over`, so that whoever submits it decides when a worker is woken.
-    _holds_back = False
+    __module__ = "deadpool"
 
     def __init__(
         self,
@@ -110,7 +104,13 @@ class Deadpool(  # type: ignore[misc]  # submit() takes more than the base class
         serializer: Any = pickle,
         on_worker_up: Callable[[int], object] | None = None,
         on_worker_down: Callable[[int, int | None], object] | None = None,
+        _bell: int | None = None,
+        _watches_starts: bool = False,
+        _holds_back: bool = False,
     ) -> None:
+        # Private arguments, for the pools of this package. `_bell`: an eventfd, if an event loop settles
+        # the futures by `_settle_ready`, whenever it is rung. `_watches_starts`: each future is told of
+        # its task's start without asking. `_holds_back`: tasks wait for `_hand_over`.
         max_workers = _check_max_workers(max_workers)
         self._max_workers = max_workers
         self._min_workers = check_whole("min_workers", min_workers, 0)
@@ -137,10 +137,11 @@ class Deadpool(  # type: ignore[misc]  # submit() takes more than the base class
         from . import _environ
         from ._child import worker as child_worker
         from ._start import threads
+        from ._start.method import start_method
 
-        method = threads.start_method(mp_context)
+        method = start_method(mp_context)
         if method.name != "fork":
-            _check_importable(initializer, finalizer)
+            check_importable(initializer, finalizer)
         functions = None
         if serializer is not pickle and serializer is not None:
             functions = child_worker.Functions(
@@ -171,7 +172,7 @@ class Deadpool(  # type: ignore[misc]  # submit() takes more than the base class
         self._threads = threads.Threads(
             spec, self._environ, method, max_workers, on_worker_up, on_worker_down
         )
-        completer, launcher = self._open(
+        completer, launcher, environ = self._open(
             future_class=Future,
             max_workers=max_workers,
             min_workers=max_workers if self._min_workers is None else self._min_workers,
@@ -185,25 +186,19 @@ class Deadpool(  # type: ignore[misc]  # submit() takes more than the base class
             worker_idle_timeout=worker_idle_timeout,
             worker_start_timeout=worker_start_timeout,
             fail_on_initializer_error=on_initializer_error == "fail",
-            environ=self._environ.changes(),
-            propagates=self._environ.is_wanted,
-            bell=self._bell,
-            watches_starts=self._watches_starts,
-            holds_back=self._holds_back,
+            propagate=self._environ.look if self._environ.is_wanted else None,
+            bell=_bell,
+            watches_starts=_watches_starts,
+            holds_back=_holds_back,
         )
         try:
-            self._threads.start(completer, launcher, with_completer=self._bell is None)
+            self._environ.send_to(environ)
+            self._threads.start(completer, launcher, with_completer=_bell is None)
         except BaseException:
             # Ctrl-C, while the first workers are waited for.
-            self._close(_KILL, False)
+            self._close(ShutdownMode.KILL, False)
             raise
         self._room: _asubmit.RoomForCoroutines | None = None
-
-    def _propagate(self) -> None:
-        """Tell the workers to come of changes in the environment; called by `submit`."""
-        changes = self._environ.changes()
-        if changes is not None:
-            self._set_environ(changes)
 
     async def asubmit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Run ``fn(*args, **kwargs)`` in a worker and return its result.
@@ -254,7 +249,7 @@ class Deadpool(  # type: ignore[misc]  # submit() takes more than the base class
             "deadpool_retries": deadpool_retries,
         }
         options = {name: value for name, value in limits.items() if value is not None}
-        return _map.results(self, fn, iterables, timeout, chunksize, buffersize, options)
+        return _map.results(self.submit, fn, iterables, timeout, chunksize, buffersize, options)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Close the pool.
@@ -273,9 +268,9 @@ class Deadpool(  # type: ignore[misc]  # submit() takes more than the base class
         is true until all workers are gone.
         """
         if wait:
-            mode = _CANCEL_WAITING if cancel_futures else _DRAIN
+            mode = ShutdownMode.CANCEL_WAITING if cancel_futures else ShutdownMode.DRAIN
         else:
-            mode = _CANCEL_ALL if cancel_futures else _CANCEL_WAITING
+            mode = ShutdownMode.CANCEL_ALL if cancel_futures else ShutdownMode.CANCEL_WAITING
         self._shut_down(mode, wait)
 
     def terminate_workers(self) -> None:
@@ -284,16 +279,16 @@ class Deadpool(  # type: ignore[misc]  # submit() takes more than the base class
         Workers that outlive ``kill_grace_period`` are killed; idle ones go in peace. Does not wait
         for them.
         """
-        self._shut_down(_TERMINATE, False)
+        self._shut_down(ShutdownMode.TERMINATE, False)
 
     def kill_workers(self) -> None:
         """Kill all workers and their trees, cancel all tasks and close the pool. Does not wait."""
-        self._shut_down(_KILL, False)
+        self._shut_down(ShutdownMode.KILL, False)
 
     def _settle_ready(self) -> None:
         self._threads.complete_ready()
 
-    def _shut_down(self, mode: int, wait: bool) -> None:
+    def _shut_down(self, mode: ShutdownMode, wait: bool) -> None:
         if wait:
             # An event loop that waits for the end does not come to what brings it about.
             self._threads.start_completer()
@@ -322,7 +317,7 @@ class Deadpool(  # type: ignore[misc]  # submit() takes more than the base class
     def clear_workers(self) -> None:
         """Replace all workers: idle ones at once, busy ones after the task that they run."""
         if self._environ.is_wanted:
-            self._propagate()
+            self._environ.look()
         self._clear_workers()
 
     def resize(self, max_workers: int) -> None:
@@ -364,15 +359,3 @@ def _check_not_daemonic() -> None:
             "daemonic processes are not allowed to have children; "
             "make the pool that runs this task with daemon=False"
         )
-
-
-def _check_importable(*functions: Callable[..., object] | None) -> None:
-    """Raise what a worker's start would fail with, and nobody would see."""
-    for function in functions:
-        try:
-            pickle.dumps(function)
-        except (pickle.PicklingError, AttributeError):
-            raise
-        except Exception as error:
-            # Some objects can be pickled while a process is started and not otherwise.
-            _logger.debug("%r may not be picklable: %s", function, error)

@@ -13,7 +13,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from ._executor import Deadpool
     from ._future import Future
 
 
@@ -23,7 +22,7 @@ def run_chunk(fn: Callable[..., Any], chunk: tuple[tuple[Any, ...], ...]) -> lis
 
 
 def results(
-    pool: Deadpool,
+    submit: Callable[..., Future],
     fn: Callable[..., Any],
     iterables: tuple[Iterable[Any], ...],
     timeout: float | None,
@@ -42,7 +41,7 @@ def results(
         raise TypeError(f"the first argument of map() must be callable, not {type(fn)}")
     deadline = None if timeout is None else time.monotonic() + timeout
     calls = zip(*iterables, strict=False)
-    submissions = _submissions(pool, fn, calls, chunksize, options)
+    submissions = _submissions(submit, fn, calls, chunksize, options)
     futures = deque(itertools.islice(submissions, buffersize))
     if buffersize is None:
         submissions = iter(())
@@ -51,7 +50,7 @@ def results(
 
 
 def _submissions(
-    pool: Deadpool,
+    submit: Callable[..., Future],
     fn: Callable[..., Any],
     calls: Iterator[tuple[Any, ...]],
     chunksize: int,
@@ -59,10 +58,10 @@ def _submissions(
 ) -> Iterator[Future]:
     if chunksize == 1:
         for args in calls:
-            yield pool.submit(fn, *args, **options)
+            yield submit(fn, *args, **options)
     else:
         while chunk := tuple(itertools.islice(calls, chunksize)):
-            yield pool.submit(run_chunk, fn, chunk, **options)
+            yield submit(run_chunk, fn, chunk, **options)
 
 
 def _results(

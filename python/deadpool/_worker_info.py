@@ -16,6 +16,8 @@ class WorkerInfo(SimpleNamespace):
     :param rss_bytes: Its resident memory.
     """
 
+    __module__ = "deadpool"
+
     pid: int | None
     state: str
     task: str | None

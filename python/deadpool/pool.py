@@ -19,8 +19,15 @@ from multiprocessing.pool import MaybeEncodingError  # type: ignore[attr-defined
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar
 
-from ._checks import check_arguments, check_callable, check_seconds, check_signal, check_whole
-from ._executor import Deadpool, _check_importable
+from ._checks import (
+    check_arguments,
+    check_callable,
+    check_importable,
+    check_seconds,
+    check_signal,
+    check_whole,
+)
+from ._executor import Deadpool
 from ._pool import imap as imap_results
 from ._pool import worker as pool_worker
 from ._pool.callbacks import Callbacks, Teller
@@ -141,7 +148,7 @@ class Pool(multiprocessing.pool.Pool):
         self._ctx = _check_context(context)
         method = self._ctx.get_start_method()
         if method != "fork":
-            _check_importable(initializer)
+            check_importable(initializer)
         teller = Teller()
         crew = Crew(teller, on_process_up, on_process_down)
         executor = Deadpool(

@@ -10,7 +10,6 @@ use pyo3::prelude::*;
 
 use crate::policy::event::Shutdown;
 use crate::supervisor::{Command, Launch, Shared};
-use crate::wire::payload::Payload;
 
 use super::future::PySide;
 
@@ -38,7 +37,7 @@ impl Launcher {
     ///
     /// Returns the number of a zygote with the descriptor of its control socket, which is the caller's
     /// from then on; a number with `None` for a zygote that is to be waited for; 0 with `None` when
-    /// `tell_environ` is to be called; `None` when there will be no more.
+    /// `environ_looked_at` is to be called; `None` when there will be no more.
     fn next(&self, py: Python<'_>) -> Option<(u64, Option<i32>)> {
         match py.detach(|| self.launches.recv()) {
             Ok(Launch::Zygote { zygote, control }) => Some((zygote, Some(control.into_raw_fd()))),
@@ -55,9 +54,9 @@ impl Launcher {
         self.shared.post(Command::Shutdown(Shutdown::Drain, done));
     }
 
-    /// Say how the environment that workers get has changed, pickled; `None` if it has not.
-    fn tell_environ(&self, changes: Option<Vec<u8>>) {
-        self.shared.post(Command::Environ(changes.map(Payload::from)));
+    /// Say that the environment of workers was looked at, and sent if it had changed.
+    fn environ_looked_at(&self) {
+        self.shared.post(Command::Environ(None));
     }
 
     /// Say that a zygote was started.

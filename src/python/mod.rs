@@ -9,6 +9,7 @@ mod arguments;
 mod child;
 mod completer;
 mod descriptors;
+mod environ;
 mod exception_frame;
 mod future;
 mod launcher;
@@ -28,6 +29,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     future::register(module)?;
     pool::register(module)?;
     completer::register(module)?;
+    environ::register(module)?;
     launcher::register(module)?;
     machine::register(module)?;
     room_bell::register(module)?;

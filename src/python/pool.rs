@@ -9,7 +9,6 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use pyo3::exceptions::{PyException, PyRuntimeError, PyTypeError};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple, PyType};
 
@@ -22,10 +21,10 @@ use crate::sys::futex::Waited;
 use crate::sys::waker::Waker;
 use crate::sys::{fork_guard, signals};
 use crate::task::TaskSpec;
-use crate::wire::payload::Payload;
 
 use super::arguments::{TaskArguments, refuse_unknown, seconds};
 use super::completer::Completer;
+use super::environ::EnvironSender;
 use super::future::{self, CompleterThread, End, FutureBase, Interrupts, Link, PySide};
 use super::launcher::Launcher;
 use super::pickling::Serializer;
@@ -34,7 +33,36 @@ use super::room_bell::RoomBell;
 /// Adds the classes and functions to the module.
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<PoolBase>()?;
-    Ok(())
+    module.add_class::<ShutdownMode>()
+}
+
+/// How a pool is ended.
+#[pyclass(
+    module = "deadpool._core",
+    frozen,
+    eq,
+    rename_all = "SCREAMING_SNAKE_CASE",
+    from_py_object
+)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShutdownMode {
+    Drain,
+    CancelWaiting,
+    Terminate,
+    CancelAll,
+    Kill,
+}
+
+impl From<ShutdownMode> for Shutdown {
+    fn from(mode: ShutdownMode) -> Self {
+        match mode {
+            ShutdownMode::Drain => Self::Drain,
+            ShutdownMode::CancelWaiting => Self::CancelWaiting,
+            ShutdownMode::Terminate => Self::Terminate,
+            ShutdownMode::CancelAll => Self::CancelAll,
+            ShutdownMode::Kill => Self::Kill,
+        }
+    }
 }
 
 /// The native base of `deadpool.Deadpool`.
@@ -46,8 +74,8 @@ pub struct PoolBase {
 struct Open {
     link: Arc<Link>,
     future_class: Py<PyType>,
-    // Changes of the environment are to be sent before a task.
-    propagates: bool,
+    // Sends changes of the environment, which is done before each task. It knows no pool.
+    propagate: Option<Py<PyAny>>,
     // Each task's start is to be told.
     watches_starts: bool,
     // Tasks wait for `_hand_over`.
@@ -150,7 +178,7 @@ impl PoolBase {
     #[pyo3(signature = (
         *, future_class, max_workers, min_workers, max_tasks_per_child, max_backlog, zygote_each, starts_at_once, serializer,
         kill_on_cancel, kill_grace_period, worker_idle_timeout, worker_start_timeout, fail_on_initializer_error,
-        environ, propagates, bell, watches_starts, holds_back
+        propagate, bell, watches_starts, holds_back
     ))]
     #[allow(
         clippy::too_many_arguments,
@@ -173,12 +201,11 @@ impl PoolBase {
         worker_idle_timeout: &Bound<'_, PyAny>,
         worker_start_timeout: &Bound<'_, PyAny>,
         fail_on_initializer_error: bool,
-        environ: Option<Vec<u8>>,
-        propagates: bool,
+        propagate: Option<Py<PyAny>>,
         bell: Option<RawFd>,
         watches_starts: bool,
         holds_back: bool,
-    ) -> PyResult<(Py<Completer>, Py<Launcher>)> {
+    ) -> PyResult<(Py<Completer>, Py<Launcher>, Py<EnvironSender>)> {
         let forever = Duration::MAX;
         let duration = |name, value| Ok::<_, PyErr>(seconds(name, Some(value))?.unwrap_or(forever));
         super::logging::install_logger(py)?;
@@ -198,7 +225,7 @@ impl PoolBase {
             pool,
             max_backlog: max_backlog.unwrap_or(usize::MAX),
             zygote_each,
-            propagates,
+            propagates: propagate.is_some(),
         };
         // The caller may close its own when it likes.
         // SAFETY: a descriptor of the caller, who keeps it open until this returns.
@@ -206,9 +233,6 @@ impl PoolBase {
         let bell = bell.map(|fd| fd.try_clone_to_owned()).transpose()?;
         let bell = bell.map(Waker::from_owned).transpose()?;
         let (shared, completions, launches) = Shared::new(settings, bell)?;
-        if let Some(environ) = environ {
-            shared.post(Command::Environ(Some(Payload::from(environ))));
-        }
         let supervised = Arc::clone(&shared);
         let thread =
             signals::spawn_blocked("deadpool-super", move || supervisor::run(&supervised))?;
@@ -221,12 +245,14 @@ impl PoolBase {
             completer: Arc::clone(&completer_thread),
             generation: fork_guard::generation(),
         });
-        let open = Open { link, future_class, propagates, watches_starts, holds_back };
+        let open = Open { link, future_class, propagate, watches_starts, holds_back };
         if self.open.set(open).is_err() {
             return Err(PyRuntimeError::new_err("Deadpool.__init__() was called twice"));
         }
         let completer = Completer::new(completions, thread, completer_thread, stock);
-        Ok((Py::new(py, completer)?, Py::new(py, Launcher::new(launches, shared))?))
+        let environ = EnvironSender::new(Arc::clone(&shared));
+        let starter = Launcher::new(launches, shared);
+        Ok((Py::new(py, completer)?, Py::new(py, starter)?, Py::new(py, environ)?))
     }
 
     /// Schedule ``fn(*args, **kwargs)`` to run in a worker, and return its :class:`Future`.
@@ -288,8 +314,8 @@ deadpool_soft_timeout=None, deadpool_memory_limit_bytes=None, deadpool_retries=0
         if open.link.shared.gate().is_closed() {
             return Err(this.closed(py));
         }
-        if open.propagates {
-            slf.call_method0(intern!(py, "_propagate"))?;
+        if let Some(propagate) = &open.propagate {
+            propagate.call0(py)?;
         }
         let link = Arc::clone(&open.link);
         let (future, handle) =
@@ -345,18 +371,11 @@ deadpool_soft_timeout=None, deadpool_memory_limit_bytes=None, deadpool_retries=0
 
     /// Let nobody submit any more, and tell the supervisor how the pool is to end. **Blocks** until
     /// the futures that this cancels have ended, if that is wanted.
-    fn _close(&self, py: Python<'_>, mode: u8, wait: bool) -> PyResult<()> {
+    fn _close(&self, py: Python<'_>, mode: ShutdownMode, wait: bool) -> PyResult<()> {
         let shared = self.shared()?;
-        let mode = match mode {
-            0 => Shutdown::Drain,
-            1 => Shutdown::CancelWaiting,
-            2 => Shutdown::Terminate,
-            3 => Shutdown::CancelAll,
-            _ => Shutdown::Kill,
-        };
         let (done, told) = crossbeam_channel::bounded(0);
         shared.gate().close();
-        shared.post(Command::Shutdown(mode, done));
+        shared.post(Command::Shutdown(mode.into(), done));
         loop {
             if !wait {
                 break;
@@ -367,12 +386,6 @@ deadpool_soft_timeout=None, deadpool_memory_limit_bytes=None, deadpool_retries=0
                 _ => break,
             }
         }
-        Ok(())
-    }
-
-    /// The environment that workers get before their first task, pickled.
-    fn _set_environ(&self, environ: Vec<u8>) -> PyResult<()> {
-        self.shared()?.post(Command::Environ(Some(Payload::from(environ))));
         Ok(())
     }
 

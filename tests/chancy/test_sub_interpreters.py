@@ -114,7 +114,7 @@ def test_the_time_limit_and_cancelling_kill(site: Site, hold: object) -> None:
     async def story() -> None:
         path = site.file("begun")
         error = error_of(await site.run(hold, jobs.seconds(1), begun=path))
-        assert "deadpool._exceptions.TimeoutError" in error
+        assert "deadpool.TimeoutError" in error
         await_death(await begun(path))
         path = site.file("again")
         reference = await site.push(hold, begun=path)

@@ -16,6 +16,7 @@ import pytest
 import tasks
 
 import deadpool
+import deadpool.pool
 from deadpool import _failures
 
 LONG_SECONDS = 20.0
@@ -325,3 +326,31 @@ def test_text_that_cannot_be_encoded(pool: deadpool.Deadpool) -> None:
     got = pool.submit(raise_made, ValueError, "\udc80").exception(LONG_SECONDS)
     assert got.args == ("\udc80",)
     assert "\\udc80" in got.__cause__.tb
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "_exceptions.TimeoutError",
+        "_exceptions.ProcessError",
+        "_exceptions.MemoryLimitError",
+        "_exceptions.SoftTimeoutError",
+        "_exceptions.PoolClosed",
+        "_exceptions.BacklogFull",
+        "_worker_info.WorkerInfo",
+        "_executor.Deadpool",
+        "_future.Future",
+        "_pool_errors.TimeLimitExceeded",
+        "_pool_errors.SoftTimeLimitExceeded",
+        "_pool_errors.WorkerLostError",
+        "_pool_errors.Terminated",
+        "_pool_errors.RestartFreqExceeded",
+    ],
+)
+def test_pickles_that_name_former_homes_still_load(name: str) -> None:
+    module, _, cls = name.rpartition(".")
+    # As protocol 0 writes a class: its module and its name.
+    loaded = pickle.loads(f"cdeadpool.{module}\n{cls}\n.".encode())
+    home = deadpool.pool if module == "_pool_errors" else deadpool
+    assert loaded is getattr(home, cls)
+    assert pickle.loads(pickle.dumps(loaded)) is loaded

@@ -15,7 +15,8 @@ import deadpool
 class HoldingPool(deadpool.Deadpool):
     """A pool that is told when to run what it was given."""
 
-    _holds_back = True
+    def __init__(self, max_workers: int) -> None:
+        super().__init__(max_workers, _holds_back=True)
 
 
 @pytest.fixture
@@ -123,10 +124,7 @@ def test_closed_descriptors_are_noticed(
     body = f"""
     import processes
 
-    class HoldingPool(deadpool.Deadpool):
-        _holds_back = True
-
-    pool = HoldingPool(1)
+    pool = deadpool.Deadpool(1, _holds_back=True)
     future = pool.submit(tasks.nothing)
     pool._hand_over()
     future.result()

@@ -15,6 +15,7 @@ import tasks
 from processes import eventually, run_script, threads_of_pools
 
 import deadpool
+from deadpool._core import ShutdownMode
 
 LIMIT_SECONDS = 20.0
 
@@ -24,7 +25,7 @@ class LoopPool(deadpool.Deadpool):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        super().__init__(*args, **options)
+        super().__init__(*args, **options, _bell=self._bell)
 
     def wait_for_bell(self, seconds: float = LIMIT_SECONDS) -> bool:
         """Wait until the bell is rung, and answer it; return whether it was."""
@@ -129,7 +130,7 @@ def test_an_interrupt_while_a_worker_s_end_is_told_is_raised() -> None:
         pool.run_until_done([future])
         assert future.result(0) == 2
     finally:
-        pool._close(0, False)
+        pool._close(ShutdownMode.DRAIN, False)
         while "completer" in pool._threads._going:
             assert pool.wait_for_bell()
             with contextlib.suppress(KeyboardInterrupt):
@@ -146,7 +147,7 @@ def test_an_interrupt_beside_the_end_hides_nothing() -> None:
     pool = LoopPool(1, on_worker_down=interrupt)
     future = settled(pool.submit(tasks.add, 1, 1))
     pool.run_until_done([future])
-    pool._close(0, False)
+    pool._close(ShutdownMode.DRAIN, False)
     eventually(lambda: "deadpool-super" not in threads_of_pools())
     # The worker's end is told, and the pool's, by the same ring.
     assert pool.wait_for_bell()
@@ -191,7 +192,7 @@ def test_whoever_waits_for_the_end_has_a_thread_settle(pool: LoopPool) -> None:
 
 def test_the_end_may_come_in_the_loop_too(pool: LoopPool) -> None:
     future = settled(pool.submit(tasks.add, 4, 4))
-    pool._close(0, False)
+    pool._close(ShutdownMode.DRAIN, False)
     pool.run_until_done([future])
     while "completer" in pool._threads._going:
         assert pool.wait_for_bell()
@@ -202,11 +203,10 @@ def test_the_end_may_come_in_the_loop_too(pool: LoopPool) -> None:
 
 def test_a_process_that_exits_finishes_what_was_submitted(tmp_path: Path) -> None:
     head = """
-        class LoopPool(deadpool.Deadpool):
-            _bell = os.eventfd(0)
+        bell = os.eventfd(0)
     """
     body = """
-        future = LoopPool(1).submit(tasks.add, 4, 4)
+        future = deadpool.Deadpool(1, _bell=bell).submit(tasks.add, 4, 4)
         future.add_done_callback(lambda future: print(future.result(), flush=True))
     """
     assert run_script(tmp_path, body, head=head) == ("8\n", "")

@@ -5,23 +5,10 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from .._executor import _DRAIN, Deadpool
+from .._core import ShutdownMode
+from .._executor import Deadpool
 from . import worker as celery_worker
 from .settings import Settings
-
-
-class _Executor(Deadpool):
-    """An executor whose futures an event loop may settle, which then says when tasks are handed over.
-
-    :param bell: An eventfd that the loop watches; None if there is no loop.
-    """
-
-    _watches_starts = True
-
-    def __init__(self, bell: int | None, *args: Any, **options: Any) -> None:
-        self._bell = bell
-        self._holds_back = bell is not None
-        super().__init__(*args, **options)
 
 
 class Crew:
@@ -44,7 +31,7 @@ class Crew:
         self._exits = 0
         app, hostname = initargs or (app, None)
         self._luggage = celery_worker.Luggage.packed(app, hostname, settings)
-        self._former: list[_Executor] = []
+        self._former: list[Deadpool] = []
         if settings.start_method != "fork":
             # Celery wants to see it in new interpreters before the program's modules are imported.
             os.environ[celery_worker.FRESH_INTERPRETER] = "1"
@@ -54,10 +41,9 @@ class Crew:
             self._forget()
             raise
 
-    def _make(self) -> _Executor:
+    def _make(self) -> Deadpool:
         settings = self._settings
-        return _Executor(
-            self._bell,
+        return Deadpool(
             max(self.size, 1),
             max_tasks_per_child=settings.max_tasks_per_child,
             max_worker_memory_bytes=settings.max_worker_memory_bytes,
@@ -74,6 +60,10 @@ class Crew:
             kill_grace_period=settings.kill_grace_period,
             worker_start_timeout=settings.worker_start_timeout,
             on_worker_down=self._down,
+            _bell=self._bell,
+            _watches_starts=True,
+            # The loop says when tasks are handed over.
+            _holds_back=self._bell is not None,
         )
 
     def _down(self, _pid: int, _exitcode: int | None) -> None:
@@ -115,7 +105,7 @@ class Crew:
         """Start all processes anew, from a new interpreter. Tasks that run or wait are finished."""
         former, self.executor = self.executor, self._make()
         # Not by clear_workers(): their successors would have the code that was imported before.
-        former._close(_DRAIN, False)
+        former._close(ShutdownMode.DRAIN, False)
         # One without workers may still have tasks that wait for some, or whose ends nobody was told.
         going = [other for other in self._former if not other._threads.has_ended()]
         self._former = [*going, former]

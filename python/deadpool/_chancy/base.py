@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from chancy.queue import Queue
     from chancy.worker import Worker
 
-    from .. import Deadpool
+    from .._executor import Deadpool
 
 # The pool's priorities are from 0 to 2**32 - 1 and the smallest is first; in Chancy the largest is.
 _MIDDLE_PRIORITY = 1 << 31
@@ -94,7 +94,7 @@ class PoolExecutor(ConcurrentExecutor):  # type: ignore[misc]  # Chancy has no t
 
     def _create_pool(self) -> Deadpool:
         # Here, since the core can't be loaded where a sub-interpreter imports this module.
-        from .. import Deadpool
+        from .._executor import Deadpool
 
         options = self.options
         return Deadpool(

@@ -15,8 +15,9 @@ from multiprocessing import util as mp_util
 from typing import Any, Protocol
 
 from .. import _exit
+from .._core import ShutdownMode
 from .._exceptions import PoolClosed
-from .._executor import _DRAIN, Deadpool
+from .._executor import Deadpool
 from .._future import Future
 from .callbacks import Teller
 from .errors import failure
@@ -135,7 +136,7 @@ class Engine:
 
     def _close_if_fed(self) -> None:
         if self._closing and not self._feeders and not self.terminated:
-            self.executor._close(_DRAIN, False)
+            self.executor._close(ShutdownMode.DRAIN, False)
 
     def terminate(self) -> None:
         """Kill the workers, and fail what has not ended. Does not block."""

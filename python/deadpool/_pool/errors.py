@@ -43,21 +43,31 @@ class _Told(Exception):
 class SoftTimeLimitExceeded(SoftTimeoutError, _namesake("SoftTimeLimitExceeded")):  # type: ignore[misc]
     """Raised inside a task that runs longer than its soft time limit."""
 
+    __module__ = "deadpool.pool"
+
 
 class TimeLimitExceeded(_Told, TimeoutError, _namesake("TimeLimitExceeded")):  # type: ignore[misc]
     """The task ran longer than its time limit, and was killed. The argument is the limit."""
+
+    __module__ = "deadpool.pool"
 
 
 class WorkerLostError(ProcessError, _namesake("WorkerLostError")):  # type: ignore[misc]
     """The worker died while it ran the task."""
 
+    __module__ = "deadpool.pool"
+
 
 class Terminated(_Told, ProcessError, _namesake("Terminated")):  # type: ignore[misc]
     """The task was ended on request. The argument is the signal, if one was asked for."""
 
+    __module__ = "deadpool.pool"
+
 
 class RestartFreqExceeded(ProcessError, _namesake("RestartFreqExceeded")):  # type: ignore[misc]
     """No worker could be started, again and again."""
+
+    __module__ = "deadpool.pool"
 
 
 class Encloser:

@@ -245,6 +245,8 @@ class IMapIterator(multiprocessing.pool.IMapIterator, Generic[T]):  # type: igno
     :param chunked: Whether each outcome is a list of results.
     """
 
+    __module__ = "deadpool.pool"
+
     def __init__(self, feed: Feed, chunked: bool) -> None:
         self._feed = feed
         self._chunked = chunked
@@ -278,6 +280,8 @@ class IMapIterator(multiprocessing.pool.IMapIterator, Generic[T]):  # type: igno
 
 class IMapUnorderedIterator(IMapIterator[T]):
     """Iterates over the results of ``imap_unordered``, as they come."""
+
+    __module__ = "deadpool.pool"
 
 
 def start(

@@ -21,6 +21,8 @@ class PoolProcess:
     :param index: Its place in the pool, which its successor gets.
     """
 
+    __module__ = "deadpool.pool"
+
     daemon = True
 
     def __init__(self, pid: int, index: int) -> None:

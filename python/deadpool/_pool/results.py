@@ -39,6 +39,8 @@ class ApplyResult(multiprocessing.pool.ApplyResult[T]):
     :param correlation_id: The caller's name for the task, kept and not used.
     """
 
+    __module__ = "deadpool.pool"
+
     def __init__(
         self,
         engine: Engine,
@@ -245,6 +247,8 @@ class MapResult(ApplyResult[list[T]], multiprocessing.pool.MapResult[T]):
 
     :param error: What the iterable raised, if it did.
     """
+
+    __module__ = "deadpool.pool"
 
     def __init__(self, *args: Any, error: BaseException | None = None, **kwargs: Any) -> None:
         self._error = error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import multiprocessing
 import os
 import select
 import signal
@@ -12,14 +11,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing import resource_tracker
-from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
-from types import SimpleNamespace
 
-from .. import _core, _environ, _exit
+from .. import _environ, _exit
 from .._child import fork as child_fork
 from .._child import worker as child_worker
-from . import fork_server, fork_server_popen
+from . import fork_server_popen
+from .method import StartMethod
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,55 +33,8 @@ _EXIT_SECONDS = 10.0
 # More descriptors than are taken by any start of a process.
 _START_DESCRIPTORS = 24
 
-# Workers that may be on their way to a process, where that takes little.
-_MOST_STARTS = 32
-
 # How often it is looked whether a zygote has ended, where it can't tell.
 _LOOK_SECONDS = 0.01
-
-
-class StartMethod(SimpleNamespace):
-    """How processes are started.
-
-    :param context: What starts them.
-    :param name: ``"forkserver"``, ``"spawn"`` or ``"fork"``.
-    """
-
-    context: BaseContext
-    name: str
-
-    @property
-    def has_fork_server(self) -> bool:
-        """Whether zygotes are forked by the fork server that is ours."""
-        return self.name == "forkserver" and fork_server.is_possible()
-
-    @property
-    def zygote_each(self) -> bool:
-        """Whether each worker has a zygote of its own.
-
-        Only under forkserver do workers share one, as they share the fork server otherwise. Under
-        spawn each is a fresh interpreter, under fork each is a copy of the parent as it is then.
-        """
-        return self.name != "forkserver"
-
-    @property
-    def starts_at_once(self) -> int:
-        """How many workers may be on their way to a process at the same time.
-
-        Under spawn each is an interpreter that starts, and more of them than processors would only
-        keep the first from being ready.
-        """
-        return _core.available_cpus() if self.name == "spawn" else _MOST_STARTS
-
-    @property
-    def starts_first(self) -> bool:
-        """Whether the first workers are to be there before anything else goes on.
-
-        A fork is a copy of whatever the parent is doing: made in the background, it would keep open
-        the pipes that another thread makes meanwhile, and hold locks that nobody releases. Python
-        3.12 refuses to fork at all while the work that is left at exit is finished.
-        """
-        return self.name == "fork"
 
 
 class _FirstStarts:
@@ -106,30 +57,6 @@ class _FirstStarts:
     def wait(self) -> None:
         """Wait for the last of them. Blocks."""
         self._over.wait()
-
-
-def start_method(context: BaseContext | str | None) -> StartMethod:
-    """Return what is meant by the argument ``mp_context``.
-
-    :param context: A context, the name of a start method, or None for ``"forkserver"``.
-    :raises ValueError: If there is no start method of that name here.
-    :raises TypeError: If it is something else.
-    """
-    if context is None:
-        context = "forkserver"
-    if isinstance(context, str):
-        known = multiprocessing.get_all_start_methods()
-        if context not in known:
-            raise ValueError(f"mp_context must be one of {', '.join(known)}, not {context!r}")
-        context = multiprocessing.get_context(context)
-    if not isinstance(context, BaseContext):
-        raise TypeError(
-            "mp_context must be a multiprocessing context, the name of a start method or None, "
-            f"not {type(context)}"
-        )
-    name = context.get_start_method()
-    assert name is not None
-    return StartMethod(context=context, name=name)
 
 
 # Ends of zygotes' sockets that are on their way, with the threads that start these. A fork that kept
@@ -293,13 +220,12 @@ class Threads:
             self._try_to_reap(number)
 
     def _look_at_environ(self, launcher: Launcher) -> None:
-        changes = None
         try:
-            changes = self._environ.changes()
+            self._environ.look()
         except Exception:
             # A worker waits for this.
             _logger.warning("workers get the environment as it was", exc_info=True)
-        launcher.tell_environ(changes)
+        launcher.environ_looked_at()
 
     def _start_zygote(self, number: int, control: int, launcher: Launcher) -> int:
         if _is_hung_up(control):

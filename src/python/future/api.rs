@@ -192,6 +192,22 @@ impl FutureBase {
         call_back(slf, r#fn, stdlib::DEADPOOL_LOGGER)
     }
 
+    /// Call `fn(future)` when the task's soft timeout has passed, or now if it has.
+    fn add_soft_timeout_callback(slf: &Bound<'_, Self>, r#fn: &Bound<'_, PyAny>) -> PyResult<()> {
+        if !r#fn.is_callable() {
+            let class = r#fn.get_type();
+            return Err(PyTypeError::new_err(format!("fn must be a callable, not {class}")));
+        }
+        let callbacks = Self::list(slf, |extras| &mut extras.soft_timeout_callbacks);
+        {
+            let mut inner = slf.get().lock();
+            if !inner.extras().soft_timeout_passed {
+                return callbacks.append(r#fn);
+            }
+        }
+        call_back(slf, r#fn, stdlib::DEADPOOL_LOGGER)
+    }
+
     /// The process that runs or ran the task; None if none did yet.
     #[getter]
     fn pid(slf: &Bound<'_, Self>) -> PyResult<Option<u32>> {
@@ -343,6 +359,7 @@ impl FutureBase {
         visit.call(&extras.waiters)?;
         visit.call(&extras.callbacks)?;
         visit.call(&extras.pid_callbacks)?;
+        visit.call(&extras.soft_timeout_callbacks)?;
         visit.call(&extras.traceback)
     }
 

@@ -74,11 +74,10 @@ pub fn started(py: Python<'_>, handle: &Handle, pid: u32, interrupts: Interrupts
 /// Says that the soft timeout of the task has passed, and runs the callbacks that wait for that.
 pub fn interrupted(py: Python<'_>, handle: &Handle, interrupts: Interrupts) -> PyResult<()> {
     let Some(future) = handle.side().future(py) else { return Ok(()) };
-    let future = future.bind(py);
-    future
-        .call_method0("_soft_timed_out")
-        .map(drop)
-        .or_else(|error| interrupts.deal_with(future, stdlib::DEADPOOL_LOGGER, error))
+    let Some(callbacks) = future.get().pass_soft_timeout() else { return Ok(()) };
+    let (future, logger) = (future.bind(py), stdlib::DEADPOOL_LOGGER);
+    call_all(future, callbacks.bind(py), logger)
+        .or_else(|error| interrupts.deal_with(future, logger, error))
 }
 
 impl FutureBase {

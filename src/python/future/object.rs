@@ -48,6 +48,8 @@ pub(super) struct Extras {
     pub(super) waiters: Option<Py<PyList>>,
     pub(super) callbacks: Option<Py<PyList>>,
     pub(super) pid_callbacks: Option<Py<PyList>>,
+    pub(super) soft_timeout_callbacks: Option<Py<PyList>>,
+    pub(super) soft_timeout_passed: bool,
     /// What the exception had when it was set: each `result()` starts from it.
     pub(super) traceback: Option<Py<PyAny>>,
 }
@@ -194,6 +196,14 @@ impl FutureBase {
     /// The callbacks to call now that the task has started.
     pub(super) fn take_pid_callbacks(&self) -> Option<Py<PyList>> {
         self.lock().extras.as_mut()?.pid_callbacks.take()
+    }
+
+    /// Notes that the soft timeout has passed, and returns the callbacks to call now.
+    pub(super) fn pass_soft_timeout(&self) -> Option<Py<PyList>> {
+        let mut inner = self.lock();
+        let extras = inner.extras();
+        extras.soft_timeout_passed = true;
+        extras.soft_timeout_callbacks.take()
     }
 
     /// Makes this a pool's future.
