@@ -17,9 +17,12 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    /// A peer sent bytes that are not a frame.
+    /// A peer sent what the protocol does not allow.
     #[error("read a frame: {0}")]
-    Frame(&'static str),
+    Protocol(&'static str),
+    /// Memory that is shared with a peer is not as it must be.
+    #[error("use shared memory: {0}")]
+    SharedMemory(&'static str),
     /// A value is outside what is allowed.
     #[error("{0}")]
     Config(String),

@@ -35,5 +35,5 @@ pub struct TaskSpec {
     /// Whether somebody wants to know when it begins.
     pub watched: bool,
     /// Whether it was taken back on its way to the pool: it ends at once.
-    pub taken_back: bool,
+    pub cancelled_early: bool,
 }

@@ -96,7 +96,7 @@ class _Queue:
                 loop.remove_reader(self._bell.fileno())
 
     def _admit(self) -> None:
-        room = self._bell.answer() - self._admitted
+        room = self._bell.take_free_slots() - self._admitted
         while self._waiting and room > 0:
             turn = self._waiting.popleft()
             self._admitted += 1

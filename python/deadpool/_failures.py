@@ -161,7 +161,7 @@ def _worker_died(task: str, facts: dict[str, Any]) -> str:
 
 
 def _condemned(task: str, facts: dict[str, Any]) -> str:
-    return f"{_worker(facts).capitalize()} was killed while running {task}, since it sent nonsense: {facts['reason']}"
+    return f"{_worker(facts).capitalize()} was killed while running {task}: {facts['reason']}"
 
 
 def _initializer_failed(task: str, facts: dict[str, Any]) -> str:

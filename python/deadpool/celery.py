@@ -19,7 +19,7 @@ from ._celery import priority, report
 from ._celery import signals as celery_signals
 from ._celery import worker as celery_worker
 from ._celery.callbacks import HubCalls, ThreadCalls
-from ._celery.executors import Crew
+from ._celery.executors import Executors
 from ._celery.jobs import Callbacks, Job
 from ._celery.settings import Settings, read_settings
 from ._celery.shutdown import Uninterrupted, cancel, wait_in_hub, wait_in_thread
@@ -67,7 +67,7 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types.
         self._jobs: set[Job] = set()
         self._tasks: Mapping[str, Any] = {}
         self._uninterrupted = Uninterrupted()
-        self._crew: Crew | None = None
+        self._executors: Executors | None = None
         self._calls: HubCalls | ThreadCalls | None = None
         self._slots: HubSlots | ThreadSlots | None = None
 
@@ -87,19 +87,21 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types.
         calls.propagated = (MemoryError, *self.callbacks_propagate)
         bell = calls.fileno() if isinstance(calls, HubCalls) else None
         try:
-            crew = Crew(self.app, self.options.get("initargs"), size, self._settings, bell)
+            executors = Executors(
+                self.app, self.options.get("initargs"), size, self._settings, bell
+            )
         except BaseException:
             calls.close()
             raise
         self._calls = calls
         if isinstance(calls, HubCalls):
-            calls.collect = crew.settle
-            calls.hand_over_by(crew.hand_over)
-        self._crew = crew
+            calls.collect = executors.settle
+            calls.hand_over_by(executors.hand_over)
+        self._executors = executors
 
     def did_start_ok(self) -> bool:
         """Whether no worker process has exited since this was asked last."""
-        return self._crew is not None and self._crew.take_exits() == 0
+        return self._executors is not None and self._executors.take_exits() == 0
 
     def register_with_event_loop(self, loop: Any) -> None:
         """Have callbacks called by the event loop; again after each reconnect, which forgets it."""
@@ -151,13 +153,13 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types.
     def _submit(
         self, job: Job, target: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> Job | None:
-        crew = self._crew
-        if crew is None or self._state != self.RUN:
+        executors = self._executors
+        if executors is None or self._state != self.RUN:
             return None
         name = _task_name(args)
         self._jobs.add(job)
         try:
-            future = crew.executor.submit(
+            future = executors.executor.submit(
                 celery_worker.Call.named(name, target),
                 *args,
                 deadpool_timeout=job.timeout,
@@ -202,9 +204,9 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types.
         if number == celery_signals.SOFT_LIMIT:
             self._signal(pid, number)
             return
-        if self._crew is not None:
+        if self._executors is not None:
             # One that has ended on the process is not meant.
-            self._crew.settle()
+            self._executors.settle()
         jobs = [job for job in list(self._jobs) if job.pid == pid]
         for job in jobs:
             job.terminate_by_pid(number)
@@ -212,13 +214,13 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types.
             self._signal(pid, number)
 
     def _signal(self, pid: int, number: int) -> None:
-        if self._crew is not None:
-            celery_signals.send(pid, number, self._crew.pids)
+        if self._executors is not None:
+            celery_signals.send(pid, number, self._executors.pids)
 
     def flush(self) -> None:
         """Drop the tasks that have not begun: the broker delivers them again."""
-        if self._crew is not None:
-            self._crew.take_back()
+        if self._executors is not None:
+            self._executors.cancel_held()
         for job in list(self._jobs):
             if not job.has_begun():
                 # Whoever lost the connection has reset the semaphore already.
@@ -230,13 +232,13 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types.
     @property
     def num_processes(self) -> int:
         """How many worker processes there are to be."""
-        return 0 if self._crew is None else self._crew.size
+        return 0 if self._executors is None else self._executors.size
 
     def grow(self, n: int = 1) -> None:
         """Add worker processes."""
-        if self._crew is not None and self._slots is not None:
-            self._crew.resize(self._crew.size + n)
-            self.limit = self._crew.size
+        if self._executors is not None and self._slots is not None:
+            self._executors.resize(self._executors.size + n)
+            self.limit = self._executors.size
             self._slots.grow(n)
 
     def shrink(self, n: int = 1) -> None:
@@ -244,13 +246,13 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types.
 
         :raises ValueError: If fewer than so many are idle; those that are go all the same.
         """
-        if self._crew is None or self._slots is None:
+        if self._executors is None or self._slots is None:
             return
-        self._crew.settle()
+        self._executors.settle()
         busy = sum(job.is_running() for job in list(self._jobs))
-        removed = max(min(n, self._crew.size - busy), 0)
-        self._crew.resize(self._crew.size - removed)
-        self.limit = self._crew.size
+        removed = max(min(n, self._executors.size - busy), 0)
+        self._executors.resize(self._executors.size - removed)
+        self.limit = self._executors.size
         self._slots.shrink(removed)
         if removed < n:
             raise ValueError("Can't shrink pool. All processes busy!")
@@ -261,8 +263,8 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types.
     def restart(self) -> None:
         """Replace all worker processes by such that import all code anew; tasks that run go on."""
         with self._uninterrupted:
-            if self._crew is not None:
-                self._crew.restart()
+            if self._executors is not None:
+                self._executors.restart()
 
     # The end.
 
@@ -273,8 +275,8 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types.
 
     def on_stop(self) -> None:
         """Wait for the tasks that are left, then for the end of the worker processes. Blocks."""
-        crew, calls = self._crew, self._calls
-        if crew is None or calls is None:
+        executors, calls = self._executors, self._calls
+        if executors is None or calls is None:
             return
         self._state = self.CLOSE
         self.on_close()
@@ -282,7 +284,7 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types.
             return
         if worker_state.should_terminate not in (None, False):
             # Nothing new may begin; the broker delivers it again.
-            crew.cancel_waiting()
+            executors.cancel_waiting()
             if isinstance(calls, HubCalls):
                 # While the loop did not run, as in a soft shutdown, tasks may have ended: they stay as they ended.
                 calls.run()
@@ -293,21 +295,21 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types.
             wait_in_hub(hub, calls, lambda: not self._jobs)
         else:
             wait_in_thread(calls, lambda: not self._jobs)
-        self._crew = None
-        crew.stop()
+        self._executors = None
+        executors.stop()
         calls.close()
 
     def on_terminate(self) -> None:
         """Kill the worker processes. Tasks that were running are delivered again if unacknowledged."""
-        crew, calls = self._crew, self._calls
-        self._crew = None
-        if crew is not None:
-            crew.take_back()
+        executors, calls = self._executors, self._calls
+        self._executors = None
+        if executors is not None:
+            executors.cancel_held()
         for job in list(self._jobs):
             job.discard()
         self._jobs.clear()
-        if crew is not None:
-            crew.kill()
+        if executors is not None:
+            executors.kill()
         if calls is not None:
             calls.close()
 
@@ -315,8 +317,8 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types.
 
     def _get_info(self) -> dict[str, Any]:
         info: dict[str, Any] = super()._get_info()
-        workers = [] if self._crew is None else self._crew.executor.workers()
-        statistics = {} if self._crew is None else self._crew.executor.get_statistics()
+        workers = [] if self._executors is None else self._executors.executor.workers()
+        statistics = {} if self._executors is None else self._executors.executor.get_statistics()
         info.update(
             {
                 "processes": [worker.pid for worker in workers if worker.pid is not None],

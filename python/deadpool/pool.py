@@ -41,7 +41,7 @@ from ._pool.errors import (
     exception_info,
 )
 from ._pool.imap import IMapIterator, IMapUnorderedIterator
-from ._pool.processes import Crew, PoolProcess
+from ._pool.processes import PoolProcess, Processes
 from ._pool.results import ApplyResult, AsyncResult, MapResult, release_after
 from ._pool.slots import ForeignSlots, Slots
 
@@ -150,7 +150,7 @@ class Pool(multiprocessing.pool.Pool):
         if method != "fork":
             check_importable(initializer)
         teller = Teller()
-        crew = Crew(teller, on_process_up, on_process_down)
+        present = Processes(teller, on_process_up, on_process_down)
         executor = Deadpool(
             processes,
             max_tasks_per_child=maxtasksperchild,
@@ -162,8 +162,8 @@ class Pool(multiprocessing.pool.Pool):
             initargs=(method, initializer, initargs),
             max_backlog=None,
             on_initializer_error="fail",
-            on_worker_up=crew.up,
-            on_worker_down=crew.down,
+            on_worker_up=present.up,
+            on_worker_down=present.down,
         )
         self._processes = executor._max_workers
         # Held while the size changes.
@@ -173,11 +173,11 @@ class Pool(multiprocessing.pool.Pool):
         self._limits = {"timeout": timeout, "soft_timeout": soft_timeout}
         self._putlocks = putlocks
         self._slots = Slots(self._processes) if semaphore is None else ForeignSlots(semaphore)
-        self._engine = Engine(executor, crew, teller, self._slots.clear)
+        self._engine = Engine(executor, present, teller, self._slots.clear)
         self._state = RUN
         if method == "fork":
             # What the workers are copies of is this process as it is now.
-            crew.wait_for(self._processes, _START_SECONDS)
+            present.wait_for(self._processes, _START_SECONDS)
 
     def __del__(self, _warn: Any = warnings.warn, _run: str = RUN) -> None:
         if self._state == _run:
@@ -187,7 +187,7 @@ class Pool(multiprocessing.pool.Pool):
 
     def __repr__(self) -> str:
         cls = type(self)
-        size = len(self._engine.crew.present()) if hasattr(self, "_engine") else 0
+        size = len(self._engine.processes.present()) if hasattr(self, "_engine") else 0
         return f"<{cls.__module__}.{cls.__qualname__} state={self._state} pool_size={size}>"
 
     def __reduce__(self) -> NoReturn:
@@ -446,11 +446,11 @@ class Pool(multiprocessing.pool.Pool):
         # A task may be known to run on a process before the thread that tells of both has told.
         is_ours = pid in {worker.pid for worker in self._engine.executor.workers()}
         timeout = _START_SECONDS if is_ours else 0.0
-        self._engine.crew.terminate_job(pid, number, timeout)
+        self._engine.processes.terminate_job(pid, number, timeout)
 
     def did_start_ok(self) -> bool:
         """Whether no worker has exited since this was asked last."""
-        return self._engine.crew.take_exits() == 0
+        return self._engine.processes.take_exits() == 0
 
     def maintain_pool(self) -> None:
         """Do nothing: the pool maintains itself."""
@@ -461,10 +461,10 @@ class Pool(multiprocessing.pool.Pool):
     @property
     def _pool(self) -> list[PoolProcess]:
         # Private in the standard library, and read by many programs all the same.
-        crew = self._engine.crew
+        processes = self._engine.processes
         if self._state == RUN:
-            crew.wait_for(self._processes, _START_SECONDS)
-        return crew.present()
+            processes.wait_for(self._processes, _START_SECONDS)
+        return processes.present()
 
     # What the rest is made of.
 

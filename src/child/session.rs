@@ -22,7 +22,7 @@ use crate::wire::page::PageUser;
 use crate::wire::payload::{Arrivals, Loan, Payload};
 
 /// Results up to this size go through the ring.
-const RING_BYTES: usize = 8 * 1024;
+const RING_RESULT_BYTES: usize = 8 * 1024;
 
 /// How long a result may lie in the ring while more tasks are at hand.
 const RING_DELAY: Duration = Duration::from_micros(100);
@@ -102,7 +102,7 @@ impl Session {
                     interpreter.apply_environ(changes);
                     return Ok(true);
                 }
-                Some(_) => return Err(Error::Frame("the environment comes first")),
+                Some(_) => return Err(Error::Protocol("the environment comes first")),
                 None if !self.read(interpreter)? => return Ok(false),
                 None => {}
             }
@@ -143,7 +143,7 @@ impl Session {
                     self.ring()?;
                     return Ok(Ended::Retired);
                 }
-                _ => return Err(Error::Frame("only a worker may send it")),
+                _ => return Err(Error::Protocol("only a worker may send it")),
             }
         }
     }
@@ -168,7 +168,7 @@ impl Session {
         if let Some(loan) = loan {
             return interpreter.while_others_run(|| self.write_attached(header, body, loan));
         }
-        if body.len() > RING_BYTES || !self.page.push_result(&[&header.encode(), body]) {
+        if body.len() > RING_RESULT_BYTES || !self.page.push_result(&[&header.encode(), body]) {
             // Results keep their order: those in the ring are found before the socket is read on.
             return interpreter.while_others_run(|| self.write(header, body));
         }

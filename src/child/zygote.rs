@@ -39,8 +39,8 @@ pub struct WorkerFds {
 
 impl WorkerFds {
     fn from_message(fds: Vec<OwnedFd>) -> Result<Self> {
-        let [socket, page, control, supervisor, parent] =
-            <[OwnedFd; 5]>::try_from(fds).map_err(|_| Error::Frame("with too few descriptors"))?;
+        let [socket, page, control, supervisor, parent] = <[OwnedFd; 5]>::try_from(fds)
+            .map_err(|_| Error::Protocol("with too few descriptors"))?;
         Ok(Self { socket, page, control, supervisor, parent })
     }
 }

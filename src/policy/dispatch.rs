@@ -17,7 +17,7 @@ impl<B, P> Pool<B, P> {
         let record = Record { spec, baggage, place: None, deaths: 0, launched: false, watch };
         self.tasks.insert(spec.id, record);
         let is_closed = self.shutdown.is_some_and(|mode| mode >= Shutdown::CancelWaiting);
-        if self.terminated || is_closed || spec.taken_back {
+        if self.terminated || is_closed || spec.cancelled_early {
             // In the first two cases it was on its way while the pool was being closed.
             self.end(spec.id, Outcome::Cancelled, None, step);
         } else if let Some(timeout) = spec.limits.timeout.filter(std::time::Duration::is_zero) {
@@ -123,12 +123,7 @@ impl<B, P> Pool<B, P> {
     /// Take back what a worker has not begun, from position `from` of its queue on.
     ///
     /// Returns whether all of it could be taken back.
-    pub(super) fn take_back(
-        &mut self,
-        id: WorkerId,
-        from: usize,
-        step: &mut Step<'_, B, P>,
-    ) -> bool {
+    pub(super) fn recall(&mut self, id: WorkerId, from: usize, step: &mut Step<'_, B, P>) -> bool {
         let Some(worker) = self.workers.get(&id) else {
             return true;
         };
@@ -157,7 +152,7 @@ impl<B, P> Pool<B, P> {
             self.end(task, Outcome::Cancelled, None, step);
         } else {
             self.backlog.insert(priority, task);
-            step.act(Action::TookBack(task));
+            step.act(Action::Recalled(task));
         }
     }
 

@@ -154,7 +154,7 @@ impl<B, P> Pool<B, P> {
             worker.suspect_until = Some(until);
             worker.window = 1;
         });
-        if self.take_back(id, 0, step) {
+        if self.recall(id, 0, step) {
             self.timers.arm(Wake::Worker(id), until);
             if self.workers.get(&id).is_some_and(|worker| worker.tasks_done == 0) {
                 // Where no worker ever begins, no more may be started each time that is noticed.
@@ -216,7 +216,7 @@ impl<B, P> Pool<B, P> {
             if began + AHEAD_LIMIT <= now {
                 self.update(id, |worker| worker.window = 1);
                 self.pace.was_long();
-                if !self.take_back(id, 1, step) {
+                if !self.recall(id, 1, step) {
                     self.collect_soon(id, step);
                 }
             } else {

@@ -135,7 +135,7 @@ pub enum Action<B, P> {
         seq: u32,
     },
     /// A task that was sent came back to the backlog.
-    TookBack(TaskId),
+    Recalled(TaskId),
     /// A task that somebody watches has begun.
     Began {
         /// The task.

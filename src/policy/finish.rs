@@ -25,7 +25,8 @@ impl<B, P> Pool<B, P> {
             return; // It was given up before; its future has ended.
         };
         // A result on the socket and one in the ring may overtake each other, but not a claim.
-        if position != 0 && step.claims.started(id, seq).is_none() {
+        let began = step.claims.started(id, seq);
+        if position != 0 && began.is_none() {
             let reason = format!("it answered task {seq} without having begun it");
             return self.condemned(id, &reason, step);
         }
@@ -33,7 +34,6 @@ impl<B, P> Pool<B, P> {
         if matches!(&worker.phase, Phase::Stopping(stopping) if stopping.task == Some(sent.task)) {
             return; // Too late: the stop that was begun for it decides how it ends.
         }
-        let began = step.claims.started(id, seq);
         let next_began =
             worker.queue.get(position + 1).and_then(|next| step.claims.started(id, next.seq));
         // Where the worker did not say, it ended when the next began, or just now.
@@ -53,7 +53,7 @@ impl<B, P> Pool<B, P> {
         self.pace.ended();
         self.end(sent.task, outcome, Some(id), step);
         if recycle {
-            self.take_back(id, 0, step);
+            self.recall(id, 0, step);
         }
         if self.workers.get(&id).is_some_and(|worker| worker.queue.is_empty()) {
             self.became_idle(id, step);
@@ -98,7 +98,7 @@ impl<B, P> Pool<B, P> {
         reason: Option<&str>,
         step: &mut Step<'_, B, P>,
     ) -> bool {
-        self.take_back(id, 0, step);
+        self.recall(id, 0, step);
         let begun = self.update(id, |worker| std::mem::take(&mut worker.queue)).unwrap_or_default();
         for sent in &begun {
             self.lose_begun(sent.task, id, reason, step);

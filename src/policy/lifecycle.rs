@@ -92,7 +92,7 @@ impl<B, P> Pool<B, P> {
             self.retire(newest, step);
         } else {
             self.update(newest, |worker| worker.draining = true);
-            self.take_back(newest, 1, step);
+            self.recall(newest, 1, step);
         }
     }
 
@@ -227,7 +227,7 @@ impl<B, P> Pool<B, P> {
             Phase::Ready => {
                 self.leave_idle(id);
                 self.update(id, |worker| worker.draining = true);
-                self.take_back(id, 1, step);
+                self.recall(id, 1, step);
                 if self.workers[&id].queue.is_empty() {
                     self.retire(id, step);
                 }

@@ -30,7 +30,7 @@ impl<B, P> Pool<B, P> {
         let mut ids: Vec<WorkerId> = self.workers.keys().copied().collect();
         ids.sort_unstable();
         for id in ids {
-            self.take_back(id, 1, step);
+            self.recall(id, 1, step);
             match mode {
                 Shutdown::Drain | Shutdown::CancelWaiting => {}
                 Shutdown::Terminate => self.cancel_running(id, libc::SIGTERM, step),

@@ -35,7 +35,7 @@ impl<B, P> Pool<B, P> {
         cause: Cause<P>,
         step: &mut Step<'_, B, P>,
     ) {
-        if !self.take_back(id, 1, step) {
+        if !self.recall(id, 1, step) {
             return self.collect_soon(id, step); // The worker is past it.
         }
         self.begin_stop(id, Some(cause), Some(head.task), StopStep::Stack, step);
@@ -61,7 +61,7 @@ impl<B, P> Pool<B, P> {
         let Some(position) = worker.queue.iter().position(|sent| sent.seq == seq) else {
             return;
         };
-        if !self.take_back(id, position + 1, step) {
+        if !self.recall(id, position + 1, step) {
             return; // The worker is past it already, and must not lose its neighbour.
         }
         if signal == libc::SIGKILL {

@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 use pyo3::prelude::*;
 
 use crate::supervisor::handle::Taker;
-use crate::supervisor::{Completed, Completion};
+use crate::supervisor::{Completion, CompletionReceiver};
 use crate::wire::stock::Stock;
 
 use super::future::{self, CompleterThread, Interrupts, PySide};
@@ -65,7 +65,7 @@ struct Turn {
 /// Settles the futures of one pool.
 #[pyclass(module = "deadpool._core", frozen)]
 pub struct Completer {
-    completed: Completed<PySide>,
+    completed: CompletionReceiver<PySide>,
     // Held to take one, and for nothing else.
     turn: Mutex<Turn>,
     supervisor: Mutex<Option<JoinHandle<()>>>,
@@ -75,7 +75,7 @@ pub struct Completer {
 
 impl Completer {
     pub(super) fn new(
-        completed: Completed<PySide>,
+        completed: CompletionReceiver<PySide>,
         supervisor: JoinHandle<()>,
         thread: Arc<CompleterThread>,
         stock: Arc<Stock>,

@@ -45,7 +45,7 @@ impl From<crate::error::Error> for PyErr {
                 let errno = source.raw_os_error().unwrap_or(0);
                 pyo3::exceptions::PyOSError::new_err((errno, format!("failed to {error}")))
             }
-            error @ Error::Frame(_) => {
+            error @ (Error::Protocol(_) | Error::SharedMemory(_)) => {
                 pyo3::exceptions::PyRuntimeError::new_err(format!("failed to {error}"))
             }
         }

@@ -343,7 +343,7 @@ deadpool_soft_timeout=None, deadpool_memory_limit_bytes=None, deadpool_retries=0
             return Err(error);
         }
         let (id, watched) = (handle.id(), open.watches_starts);
-        let spec = TaskSpec { id, priority, limits, watched, taken_back: false };
+        let spec = TaskSpec { id, priority, limits, watched, cancelled_early: false };
         let submission = Submission { spec, payload, handle };
         let late = if open.holds_back {
             open.link.shared.hold_back(submission)
@@ -364,8 +364,8 @@ deadpool_soft_timeout=None, deadpool_memory_limit_bytes=None, deadpool_retries=0
 
     /// Cancel the tasks that wait for `_hand_over`. Waits for the supervisor's turn, for no other thread
     /// that takes the GIL.
-    fn _take_back(&self) -> PyResult<()> {
-        self.shared()?.take_back();
+    fn _cancel_held(&self) -> PyResult<()> {
+        self.shared()?.cancel_held();
         Ok(())
     }
 

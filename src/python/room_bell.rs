@@ -36,7 +36,7 @@ impl RoomBell {
     }
 
     /// How many tasks could come in now; a pool that is closed has room to say so to all.
-    fn answer(&self) -> usize {
+    fn take_free_slots(&self) -> usize {
         self.waker.drain();
         let gate = self.shared.gate();
         if gate.is_closed() { usize::MAX } else { gate.limit().saturating_sub(gate.taken()) }

@@ -44,12 +44,12 @@ impl Bell {
 
 /// The supervisor's end.
 #[derive(Debug)]
-pub(super) struct Completions<S> {
+pub(super) struct CompletionSender<S> {
     sender: Sender<Completion<S>>,
     bell: Option<Arc<Bell>>,
 }
 
-impl<S> Completions<S> {
+impl<S> CompletionSender<S> {
     pub(super) fn send(&self, completion: Completion<S>) {
         let is_last = completion.is_last();
         let is_deserted = matches!(completion, Completion::Deserted);
@@ -64,7 +64,7 @@ impl<S> Completions<S> {
     }
 }
 
-impl<S> Clone for Completions<S> {
+impl<S> Clone for CompletionSender<S> {
     fn clone(&self) -> Self {
         Self { sender: self.sender.clone(), bell: self.bell.clone() }
     }
@@ -72,12 +72,12 @@ impl<S> Clone for Completions<S> {
 
 /// The completer's end.
 #[derive(Debug)]
-pub struct Completed<S> {
+pub struct CompletionReceiver<S> {
     receiver: Receiver<Completion<S>>,
     bell: Option<Arc<Bell>>,
 }
 
-impl<S> Completed<S> {
+impl<S> CompletionReceiver<S> {
     /// **Blocks** until something comes.
     ///
     /// # Errors
@@ -109,12 +109,12 @@ impl<S> Completed<S> {
 }
 
 /// Both ends; with a bell for an event loop, if one is to settle the futures.
-pub(super) fn channel<S>(bell: Option<Waker>) -> (Completions<S>, Completed<S>) {
+pub(super) fn channel<S>(bell: Option<Waker>) -> (CompletionSender<S>, CompletionReceiver<S>) {
     let (sender, receiver) = unbounded();
     let bell = bell.map(|waker| {
         Arc::new(Bell { waker: Mutex::new(Some(waker)), is_rung: AtomicBool::new(false) })
     });
-    (Completions { sender, bell: bell.clone() }, Completed { receiver, bell })
+    (CompletionSender { sender, bell: bell.clone() }, CompletionReceiver { receiver, bell })
 }
 
 #[cfg(test)]
@@ -124,7 +124,7 @@ mod tests {
     use super::*;
     use crate::sys::poller::is_readable;
 
-    fn with_bell() -> (Completions<()>, Completed<()>, Waker) {
+    fn with_bell() -> (CompletionSender<()>, CompletionReceiver<()>, Waker) {
         let waker = Waker::new().unwrap();
         let same = Waker::from_owned(waker.as_fd().try_clone_to_owned().unwrap()).unwrap();
         let (completions, completed) = channel(Some(same));

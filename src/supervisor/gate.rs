@@ -86,7 +86,7 @@ impl Gate {
     }
 
     /// Wake those who wait, if they may come in now. Called once a batch.
-    pub fn call(&self) {
+    pub fn notify(&self) {
         let is_awaited =
             self.waiters.load(Ordering::SeqCst) > 0 || self.has_bells.load(Ordering::SeqCst);
         if is_awaited && self.taken.load(Ordering::SeqCst) < self.limit {
@@ -167,7 +167,7 @@ mod tests {
             }
             assert!(gate.taken() <= 2);
             gate.leave();
-            gate.call();
+            gate.notify();
         }
         assert!(threads.into_iter().all(|thread| thread.join().unwrap() == Entrance::Open));
     }

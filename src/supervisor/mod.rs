@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use crate::sys::poller::Events;
 
-pub use self::completions::Completed;
+pub use self::completions::CompletionReceiver;
 pub use self::core::{Core, Settings};
 pub use messages::{Command, Completion, Launch, Outcome, Submission, WorkerReport};
 pub use shared::Shared;
@@ -91,6 +91,6 @@ fn turn_until_terminated<S: Send + Sync + 'static>(shared: &Arc<Shared<S>>) {
         if heard.is_err() {
             return shared.lose_descriptors();
         }
-        shared.awake();
+        shared.mark_awake();
     }
 }

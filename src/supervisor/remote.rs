@@ -24,7 +24,7 @@ use crate::wire::protocol::{soft_timeout_signal, stack_signal};
 use super::outbox::Outbox;
 
 // The policy counts with the entries that the page has.
-const _: () = assert!(crate::policy::worker::CLAIM_ENTRIES == crate::wire::page::MAX_WINDOW);
+const _: () = assert!(crate::policy::worker::CLAIM_ENTRIES == crate::wire::page::CLAIM_ENTRIES);
 
 /// How often the ring is looked at again before others get their turn.
 const RING_ROUNDS: usize = 8;
@@ -217,7 +217,7 @@ impl Remote {
         for _ in 0..RING_ROUNDS {
             self.page.pop_results(|record| match frame::parse(record) {
                 Ok((header, _)) if header.attached => {
-                    garbage = Some(Error::Frame("with a segment, in the ring"));
+                    garbage = Some(Error::Protocol("with a segment, in the ring"));
                 }
                 Ok((header, body)) => each(header, Payload::from(body.to_vec())),
                 Err(error) => garbage = Some(error),

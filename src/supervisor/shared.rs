@@ -14,7 +14,7 @@ use crate::sys::fork_guard;
 use crate::sys::poller::Poller;
 use crate::sys::waker::Waker;
 
-use super::completions::{self, Completed, Completions};
+use super::completions::{self, CompletionReceiver, CompletionSender};
 use super::core::{Core, Settings};
 use super::messages::{Command, Completion, Launch, Outcome, Submission, WorkerReport};
 
@@ -44,7 +44,7 @@ pub(super) enum Life<S> {
 pub struct Shared<S> {
     gate: Arc<Gate>,
     inbox: Sender<Command<S>>,
-    completions: Completions<S>,
+    completions: CompletionSender<S>,
     launches: Sender<Launch>,
     // The core's, so that it goes with the core.
     waker: Weak<Waker>,
@@ -70,7 +70,7 @@ impl<S: Send + Sync + 'static> Shared<S> {
     pub fn new(
         settings: Settings,
         bell: Option<Waker>,
-    ) -> Result<(Arc<Self>, Completed<S>, Receiver<Launch>)> {
+    ) -> Result<(Arc<Self>, CompletionReceiver<S>, Receiver<Launch>)> {
         let gate = Arc::new(Gate::new(settings.max_backlog));
         let waker = Arc::new(Waker::new()?);
         let weak_waker = Arc::downgrade(&waker);
@@ -162,8 +162,8 @@ impl<S: Send + Sync + 'static> Shared<S> {
     }
 
     /// Cancel the tasks that are held back. Waits for the supervisor's turn.
-    pub fn take_back(&self) {
-        self.after(Core::take_back, |_| (), |_| ());
+    pub fn cancel_held(&self) {
+        self.after(Core::cancel_held, |_| (), |_| ());
     }
 
     /// Tell the supervisor something.
@@ -272,7 +272,7 @@ impl<S: Send + Sync + 'static> Shared<S> {
     }
 
     /// Tell the supervisor something, and do it in its place before this returns. Waits for its turn.
-    pub fn post_and_settle(&self, command: Command<S>) {
+    pub fn post_and_process(&self, command: Command<S>) {
         self.deliver(self.push(command));
         self.caught_up(|_| (), |_| ());
     }
@@ -358,7 +358,7 @@ impl<S: Send + Sync + 'static> Shared<S> {
         self.life.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn awake(&self) {
+    pub(super) fn mark_awake(&self) {
         self.rest.store(rest::AWAKE, Ordering::SeqCst);
     }
 

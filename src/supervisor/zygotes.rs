@@ -169,7 +169,7 @@ impl Zygote {
         let bytes = protocol::encode(request)?;
         match socket::send_with_fds(self.control(), &bytes, fds)? {
             Some(_) => Ok(()),
-            None => Err(crate::error::Error::Frame("the zygote does not read its requests")),
+            None => Err(crate::error::Error::Protocol("the zygote does not read its requests")),
         }
     }
 }

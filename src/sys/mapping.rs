@@ -113,7 +113,7 @@ mod tests {
     #[test]
     fn what_is_not_there_is_not_mapped() {
         let memory = SharedMemory::create(c"test", 4096).unwrap();
-        assert!(matches!(Mapping::shared(memory.as_fd(), 4097), Err(Error::Frame(_))));
+        assert!(matches!(Mapping::shared(memory.as_fd(), 4097), Err(Error::SharedMemory(_))));
         assert!(Mapping::private(memory.as_fd(), 0).is_err());
     }
 }

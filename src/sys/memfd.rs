@@ -72,11 +72,11 @@ pub(super) fn verify(fd: BorrowedFd<'_>, len: usize) -> Result<()> {
     // The seal is checked first: after it, the size can only be what it is or more.
     let seals = fcntl(fd, FcntlArg::F_GET_SEALS).failed_to("get the seals of a memfd")?;
     if !SealFlag::from_bits_retain(seals).contains(SealFlag::F_SEAL_SHRINK) {
-        return Err(Error::Frame("a memfd that can shrink"));
+        return Err(Error::SharedMemory("a memfd can shrink"));
     }
     let stat = fstat(fd).failed_to("get the size of a memfd")?;
     if usize::try_from(stat.st_size).unwrap_or(0) < len {
-        return Err(Error::Frame("a memfd that is too short"));
+        return Err(Error::SharedMemory("a memfd is too short"));
     }
     Ok(())
 }
@@ -105,7 +105,7 @@ mod tests {
     fn what_could_shrink_is_refused() {
         let open = memfd_create(c"test", MFdFlags::MFD_ALLOW_SEALING).unwrap();
         ftruncate(&open, 8192).unwrap();
-        assert!(matches!(verify(open.as_fd(), 4096), Err(Error::Frame(_))));
+        assert!(matches!(verify(open.as_fd(), 4096), Err(Error::SharedMemory(_))));
         let (pipe, _writer) = nix::unistd::pipe().unwrap();
         assert!(matches!(verify(pipe.as_fd(), 0), Err(Error::Syscall { .. })));
     }

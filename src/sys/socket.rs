@@ -157,7 +157,7 @@ pub fn recv_with_fd(fd: BorrowedFd<'_>, bytes: &mut [u8]) -> Result<Option<(usiz
         Some((count, mut fds, false)) if fds.len() <= 1 => {
             Ok(Some((count, fds.pop().map_or(Fds::None, Fds::One))))
         }
-        Some(_) => Err(Error::Frame("with more than one fd")),
+        Some(_) => Err(Error::Protocol("with more than one fd")),
     }
 }
 

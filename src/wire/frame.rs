@@ -92,15 +92,15 @@ impl Header {
     ///
     /// # Errors
     ///
-    /// [`Error::Frame`] if they are none.
+    /// [`Error::Protocol`] if they are none.
     pub fn decode(bytes: &[u8; HEADER_BYTES]) -> Result<Self> {
         let [m0, m1, kind, flags, s0, s1, s2, s3, len @ ..] = *bytes;
         if u16::from_le_bytes([m0, m1]) != MAGIC {
-            return Err(Error::Frame("it does not begin like one"));
+            return Err(Error::Protocol("it does not begin like one"));
         }
-        let kind = Kind::from_byte(kind).ok_or(Error::Frame("of an unknown kind"))?;
+        let kind = Kind::from_byte(kind).ok_or(Error::Protocol("of an unknown kind"))?;
         if flags > 3 {
-            return Err(Error::Frame("with unknown flags"));
+            return Err(Error::Protocol("with unknown flags"));
         }
         Ok(Self {
             kind,
@@ -116,12 +116,13 @@ impl Header {
 ///
 /// # Errors
 ///
-/// [`Error::Frame`] if it is not exactly one frame.
+/// [`Error::Protocol`] if it is not exactly one frame.
 pub fn parse(bytes: &[u8]) -> Result<(Header, &[u8])> {
-    let (header, body) = bytes.split_first_chunk().ok_or(Error::Frame("shorter than a header"))?;
+    let (header, body) =
+        bytes.split_first_chunk().ok_or(Error::Protocol("shorter than a header"))?;
     let header = Header::decode(header)?;
     if header.len != body.len() as u64 {
-        return Err(Error::Frame("of another length than it says"));
+        return Err(Error::Protocol("of another length than it says"));
     }
     Ok((header, body))
 }
@@ -143,7 +144,7 @@ impl Decoder {
     ///
     /// # Errors
     ///
-    /// [`Error::Frame`] at the first bytes that can't be a frame; the stream is lost then.
+    /// [`Error::Protocol`] at the first bytes that can't be a frame; the stream is lost then.
     pub fn feed(&mut self, mut bytes: &[u8], mut each: impl FnMut(Header, Vec<u8>)) -> Result<()> {
         loop {
             if self.body.is_none() {
@@ -160,7 +161,7 @@ impl Decoder {
             }
             let Some((header, mut body)) = self.body.take() else { return Ok(()) };
             let missing =
-                usize::try_from(header.len).map_err(|_| Error::Frame("too long"))? - body.len();
+                usize::try_from(header.len).map_err(|_| Error::Protocol("too long"))? - body.len();
             let (now, rest) = bytes.split_at(missing.min(bytes.len()));
             if now.len() > body.capacity() - body.len() {
                 body.reserve_exact(missing.min(body.len().max(GROWTH_BYTES).max(now.len())));

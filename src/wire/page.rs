@@ -35,14 +35,14 @@ use crate::sys::memfd::SharedMemory;
 use crate::time::Time;
 
 /// How many tasks may be with a worker at once: sequence numbers in use must lie this close.
-pub const MAX_WINDOW: u32 = 64;
+pub const CLAIM_ENTRIES: u32 = 64;
 
 const HEADER_BYTES: usize = 4 * 1024;
 const STACK_BYTES: usize = 60 * 1024;
 
 #[repr(C)]
 struct Header {
-    claims: [Claim; MAX_WINDOW as usize],
+    claims: [Claim; CLAIM_ENTRIES as usize],
     ring: Cursors,
     /// Written by the supervisor: the task to be interrupted, plus [`SOFT_INTERRUPT`]; zero for none,
     /// and once the worker has seen to it.
@@ -105,7 +105,7 @@ impl Page {
     }
 
     fn claim(&self, seq: u32) -> &Claim {
-        &self.header().claims[(seq % MAX_WINDOW) as usize]
+        &self.header().claims[(seq % CLAIM_ENTRIES) as usize]
     }
 
     fn ring(&self) -> Ring<'_> {
@@ -137,7 +137,7 @@ impl PageOwner {
     }
 
     /// Makes the entry of `seq` claimable. To be called before the task is sent, and not while a
-    /// task whose number is the same modulo [`MAX_WINDOW`] is with the worker.
+    /// task whose number is the same modulo [`CLAIM_ENTRIES`] is with the worker.
     pub fn announce(&self, seq: u32) {
         self.page.claim(seq).announce(seq);
     }
@@ -351,7 +351,7 @@ mod tests {
     fn both_sides_agree_on_claims() {
         let (owner, user) = both();
         let before = clock::now();
-        for seq in 100..100 + MAX_WINDOW {
+        for seq in 100..100 + CLAIM_ENTRIES {
             owner.announce(seq);
             assert_eq!(owner.state(seq), ClaimState::NotClaimed);
         }

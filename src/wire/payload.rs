@@ -83,7 +83,7 @@ impl Loan {
         segment.lend();
         let sent = socket::send_with_fds(socket, frame, &[segment.as_fd()])?;
         if sent.is_none() {
-            segment.take_back();
+            segment.reclaim();
         }
         Ok(sent)
     }
@@ -146,9 +146,9 @@ impl Layout {
     ///
     /// # Errors
     ///
-    /// [`Error::Frame`] if it makes no sense.
+    /// [`Error::Protocol`] if it makes no sense.
     pub fn read(body: &[u8], capacity: usize) -> Result<Self> {
-        const BAD: Error = Error::Frame("with a layout that makes no sense");
+        const BAD: Error = Error::Protocol("with a layout that makes no sense");
         let number = |end: usize| {
             let start = end.checked_sub(WORD)?;
             let bytes = body.get(start..end)?.try_into().ok()?;
@@ -196,7 +196,7 @@ impl Payload {
     ///
     /// # Errors
     ///
-    /// [`Error::Frame`] if something should have come and nothing did.
+    /// [`Error::Protocol`] if something should have come and nothing did.
     pub fn received(body: Vec<u8>, attached: bool, arrivals: &mut Arrivals) -> Result<Self> {
         let attachment = if attached { Some(arrivals.next()?) } else { None };
         Ok(Self { body, attachment })
@@ -215,7 +215,7 @@ impl Arrivals {
     ///
     /// # Errors
     ///
-    /// [`Error::Frame`] if more come than there are frames for.
+    /// [`Error::Protocol`] if more come than there are frames for.
     pub fn add(&mut self, fds: Fds) -> Result<()> {
         match fds {
             Fds::None => {}
@@ -223,14 +223,14 @@ impl Arrivals {
             Fds::Lost => self.0.push_back(Attachment::Lost),
         }
         if self.0.len() > Self::MAX {
-            Err(Error::Frame("with fds that nobody wants"))
+            Err(Error::Protocol("with fds that nobody wants"))
         } else {
             Ok(())
         }
     }
 
     fn next(&mut self) -> Result<Attachment> {
-        self.0.pop_front().ok_or(Error::Frame("without the fd that belongs to it"))
+        self.0.pop_front().ok_or(Error::Protocol("without the fd that belongs to it"))
     }
 }
 

@@ -109,12 +109,12 @@ pub fn soft_timeout_signal() -> i32 {
 
 /// The bytes of a message.
 pub fn encode(message: &impl Serialize) -> Result<Vec<u8>> {
-    postcard::to_stdvec(message).map_err(|_| Error::Frame("can't be encoded"))
+    postcard::to_stdvec(message).map_err(|_| Error::Protocol("can't be encoded"))
 }
 
 /// Read the bytes of a message.
 pub fn decode<'a, M: Deserialize<'a>>(bytes: &'a [u8]) -> Result<M> {
-    postcard::from_bytes(bytes).map_err(|_| Error::Frame("not a message of this protocol"))
+    postcard::from_bytes(bytes).map_err(|_| Error::Protocol("not a message of this protocol"))
 }
 
 #[cfg(test)]

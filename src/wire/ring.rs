@@ -160,13 +160,13 @@ impl Consumer {
         let mut left = usize::try_from(pushed)
             .ok()
             .filter(|&words| words <= RING_WORDS)
-            .ok_or(Error::Frame("the cursor of a result ring is out of range"))?;
+            .ok_or(Error::SharedMemory("the cursor of a result ring is out of range"))?;
         let mut count = 0;
         while left > 0 {
             let len = usize::try_from(ring.word(self.head).load(Ordering::Relaxed))
                 .ok()
                 .filter(|&len| len <= MAX_RECORD_BYTES && words_for(len) <= left)
-                .ok_or(Error::Frame("the length of a result is out of range"))?;
+                .ok_or(Error::SharedMemory("the length of a result is out of range"))?;
             self.copy_out(ring, len);
             left -= words_for(len);
             self.head = self.head.wrapping_add(words_for(len) as u64);
@@ -353,7 +353,7 @@ mod tests {
             let mut bytes = 0;
             let result = consumer.drain(memory.ring(), |record| bytes += record.len());
             prop_assert!(bytes <= RING_BYTES);
-            prop_assert!(result.is_ok() || matches!(result, Err(Error::Frame(_))));
+            prop_assert!(result.is_ok() || matches!(result, Err(Error::SharedMemory(_))));
             prop_assert!(result.is_err() || tail <= RING_WORDS as u64);
         }
     }

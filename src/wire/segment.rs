@@ -60,7 +60,7 @@ impl Segment {
     }
 
     /// Uncounts a borrower who was not sent the fd.
-    pub fn take_back(&self) {
+    pub fn reclaim(&self) {
         borrowers(&self.map).fetch_sub(1, Ordering::AcqRel);
     }
 
@@ -96,7 +96,7 @@ impl Borrowed {
         let size = fstat(fd).failed_to("get the size of a segment")?.st_size;
         let len = usize::try_from(size).unwrap_or(0);
         if len <= DATA {
-            return Err(Error::Frame("a segment without data"));
+            return Err(Error::SharedMemory("a segment has no data"));
         }
         let count = Mapping::shared(fd.as_fd(), DATA)?;
         let data = Mapping::private(fd.as_fd(), len)?;

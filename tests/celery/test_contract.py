@@ -35,7 +35,7 @@ from processes import await_death, await_rest, eventually, threads_of_pools
 import deadpool.celery
 from deadpool import PoolClosed
 from deadpool._celery.callbacks import HubCalls
-from deadpool._celery.executors import Crew
+from deadpool._celery.executors import Executors
 from deadpool.celery import TaskPool
 
 
@@ -195,14 +195,14 @@ def test_restarting_twice_loses_nothing(make: Any) -> None:
     told, _ = pool.apply(contract_tasks.sleep, 0.3)
     pool.wait_for(lambda: told.names == ["accepted"])
     pool.pool.restart()
-    (former,) = pool.pool._crew._former
+    (former,) = pool.pool._executors._former
     # The event loop is busy with something else.
     eventually(lambda: not former.workers())
     pool.pool.restart()
     pool.wait_for(lambda: told.names == ["accepted", "done"])
     pool.wait_for(lambda: not former._threads._going)
     pool.pool.restart()
-    assert former not in pool.pool._crew._former
+    assert former not in pool.pool._executors._former
 
 
 def test_what_is_raised_outside_of_a_task(make: Any) -> None:
@@ -280,7 +280,7 @@ def test_what_has_ended_untold_is_neither_terminated_nor_in_the_way(make: Any) -
     pool = make(2)
     told, _ = pool.apply(contract_tasks.sleep, 0.3)
     pool.wait_for(lambda: told.names == ["accepted"])
-    executor = pool.pool._crew.executor
+    executor = pool.pool._executors.executor
     eventually(lambda: {worker.state for worker in executor.workers()} == {"idle"})
     pool.pool.terminate_job(told.value("accepted")[0], signal.SIGKILL)
     running, _ = pool.apply(contract_tasks.sleep, 60)
@@ -347,7 +347,7 @@ def test_what_waits_in_the_pool_goes_by_priority(
     for priority in (0, None, 5, 9):
         args = ("task", "id", {"delivery_info": {"priority": priority}}, tmp_path / "order")
         told.append(pool.apply(contract_tasks.note_call, *args)[0])
-    pool.wait_for(lambda: pool.pool._crew.executor._waiting() == 4)
+    pool.wait_for(lambda: pool.pool._executors.executor._waiting() == 4)
     pool.pool.terminate_job(running.value("accepted")[0], signal.SIGKILL)
     pool.wait_for(lambda: all("done" in one.names for one in told))
     assert (tmp_path / "order").read_text().split() == order
@@ -408,14 +408,14 @@ def test_stop_amid_a_restart(make: Any, monkeypatch: pytest.MonkeyPatch) -> None
     pool = make()
     told, _ = pool.apply(contract_tasks.sleep, 0.3)
     pool.hand_over()
-    make_executor = Crew._make
+    make_executor = Executors._make
 
-    def make_and_stop(crew: Crew) -> Any:
+    def make_and_stop(executors: Executors) -> Any:
         # As a signal handler does.
         pool.pool.stop()
-        return make_executor(crew)
+        return make_executor(executors)
 
-    monkeypatch.setattr(Crew, "_make", make_and_stop)
+    monkeypatch.setattr(Executors, "_make", make_and_stop)
     pool.pool.restart()
     assert told.names == ["accepted", "done"]
     assert pool.pool.info["processes"] == []
@@ -478,7 +478,7 @@ def test_cold_stop_does_not_cancel_what_has_ended_untold(
     )
     pool.wait_for(lambda: request.worker_pid)
     # In a soft shutdown Celery sleeps, and its loop does not run.
-    executor = pool.pool._crew.executor
+    executor = pool.pool._executors.executor
     eventually(lambda: [worker.state for worker in executor.workers()] == ["idle"])
     monkeypatch.setattr(worker_state, "should_terminate", True)
     pool.pool.stop()
@@ -548,7 +548,7 @@ def test_interrupt_while_results_are_unpickled_loses_nothing() -> None:
         new, _ = pool.apply(contract_tasks.sleep, 0)
         pool.hand_over()
         # Both have ended when the loop comes to it.
-        for executor in (pool.pool._crew.executor, *pool.pool._crew._former):
+        for executor in (pool.pool._executors.executor, *pool.pool._executors._former):
             eventually(
                 lambda executor=executor: not executor._running() and not executor._waiting()
             )
@@ -584,7 +584,7 @@ def in_hub() -> Iterator[InHub]:
 
 
 def test_an_event_loop_hands_over_when_all_else_of_its_turn_is_done(in_hub: InHub) -> None:
-    executor = in_hub.pool._crew.executor
+    executor = in_hub.pool._executors.executor
     in_hub.run(contract_tasks.pid)
     waiting: list[int] = []
 
@@ -625,7 +625,7 @@ def test_the_end_of_a_turn_comes_last_of_its_callbacks() -> None:
 
 
 def test_an_event_loop_hands_over_at_once_what_takes_the_place_of_another(in_hub: InHub) -> None:
-    executor = in_hub.pool._crew.executor
+    executor = in_hub.pool._executors.executor
     told: list[Told] = []
     for _ in range(2):
         in_hub.semaphore.acquire(lambda: told.append(in_hub.apply(contract_tasks.pid)[0]))
@@ -710,7 +710,7 @@ def test_restart_loses_nothing_that_was_not_handed_over(in_hub: InHub) -> None:
 
 
 def test_what_the_executor_refuses_is_raised_and_gives_its_place_back(in_hub: InHub) -> None:
-    in_hub.pool._crew.cancel_waiting()
+    in_hub.pool._executors.cancel_waiting()
     with pytest.raises(PoolClosed):
         in_hub.semaphore.acquire(lambda: in_hub.apply(contract_tasks.pid))
     assert in_hub.semaphore.value == 1

@@ -129,7 +129,7 @@ KNOWN = {"pid": 4242, "exitcode": -9, "rss_bytes": 3 << 20, "oom_killed": None, 
             "condemned",
             {"reason": "no magic number"},
             deadpool.ProcessError,
-            "Worker 4242 was killed while running mod.crunch, since it sent nonsense: no magic number",
+            "Worker 4242 was killed while running mod.crunch: no magic number",
         ),
         (
             "not_started",

@@ -65,7 +65,7 @@ def test_what_cannot_wait_has_its_end_when_it_is_handed_over(pool: HoldingPool) 
 
 def test_what_is_taken_back_is_cancelled_and_never_runs(pool: HoldingPool, tmp_path: Path) -> None:
     futures = [pool.submit(tasks.append, tmp_path / "lines", number) for number in range(20)]
-    pool._take_back()
+    pool._cancel_held()
     assert pool._waiting() == 0
     for future in futures:
         with pytest.raises(deadpool.CancelledError):
@@ -75,7 +75,7 @@ def test_what_is_taken_back_is_cancelled_and_never_runs(pool: HoldingPool, tmp_p
     last.result(20)
     assert (tmp_path / "lines").read_text() == "last\n"
     # What was handed over stays so.
-    pool._take_back()
+    pool._cancel_held()
     assert last.result(0) is None
 
 
@@ -84,7 +84,7 @@ def test_what_was_handed_over_is_not_taken_back(pool: HoldingPool, tmp_path: Pat
     waiting = pool.submit(tasks.identity, 1)
     pool._hand_over()
     await_path(tmp_path / "begun")
-    pool._take_back()
+    pool._cancel_held()
     (tmp_path / "release").touch()
     assert running.result(20) > 0
     assert waiting.result(20) == 1
@@ -109,7 +109,7 @@ def test_nothing_is_handed_over_by_a_closed_pool() -> None:
     pool = HoldingPool(1)
     pool.shutdown()
     pool._hand_over()
-    pool._take_back()
+    pool._cancel_held()
     with pytest.raises(deadpool.PoolClosed):
         pool.submit(tasks.nothing)
 

@@ -225,14 +225,14 @@ def test_growing_and_shrinking(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="All processes busy"):
             pool.shrink(2)
         pool.shrink()
-        eventually(lambda: len(pool._engine.crew.present()) == 3)
+        eventually(lambda: len(pool._engine.processes.present()) == 3)
         with pytest.raises(ValueError, match="All processes busy"):
             pool.shrink()
         tasks.touch(tmp_path / "release")
         assert result.get(LONG_SECONDS) == [0, 1, 2]
         eventually(lambda: all(w.state == "idle" for w in pool._engine.executor.workers()))
         pool.shrink(2)
-        eventually(lambda: len(pool._engine.crew.present()) == 1)
+        eventually(lambda: len(pool._engine.processes.present()) == 1)
         with pytest.raises(ValueError, match="Can't shrink"):
             pool.shrink()
         assert pool.apply(abs, (-1,)) == 1

@@ -11,7 +11,7 @@ from . import worker as celery_worker
 from .settings import Settings
 
 
-class Crew:
+class Executors:
     """An executor, and those before it that still have tasks to finish.
 
     :param app: The app whose tasks are run.
@@ -78,10 +78,10 @@ class Crew:
         """Give the tasks that were submitted to workers, where there is an event loop. Does not block."""
         self.executor._hand_over()
 
-    def take_back(self) -> None:
+    def cancel_held(self) -> None:
         """Cancel the tasks that were not handed over. Waits for the turn of a supervisor, at most."""
         for executor in [*self._former, self.executor]:
-            executor._take_back()
+            executor._cancel_held()
 
     def take_exits(self) -> int:
         """Return how many processes have exited since this was called last."""
@@ -112,7 +112,7 @@ class Crew:
 
     def cancel_waiting(self) -> None:
         """Let no task begin that has not begun; the others go on. Does not block."""
-        self.take_back()
+        self.cancel_held()
         for executor in [*self._former, self.executor]:
             executor.shutdown(wait=False)
 

@@ -21,7 +21,7 @@ from .._executor import Deadpool
 from .._future import Future
 from .callbacks import Teller
 from .errors import failure
-from .processes import Crew
+from .processes import Processes
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
@@ -40,7 +40,7 @@ class Engine:
     """An executor with what the interface of ``multiprocessing.Pool`` needs beside it.
 
     :param executor: Runs the tasks.
-    :param crew: Its processes.
+    :param processes: Its processes.
     :param teller: Makes calls to user code.
     :param release_all: Called at the end, to let go who is held back from submitting.
     """
@@ -48,13 +48,13 @@ class Engine:
     def __init__(
         self,
         executor: Deadpool,
-        crew: Crew,
+        processes: Processes,
         teller: Teller,
         release_all: Callable[[], object],
     ) -> None:
         self.executor = executor
         self.teller = teller
-        self.crew = crew
+        self.processes = processes
         self.terminated = False
         self._release_all = release_all
         self._closing = False
@@ -103,7 +103,7 @@ class Engine:
 
     def failure(self, future: Future, timeout: float | None) -> BaseException | None:
         """Return the exception of a future that has ended; None if it has a result."""
-        return failure(future, timeout, self.crew.asked)
+        return failure(future, timeout, self.processes.asked)
 
     def add_feeder(self, feeder: Feeder) -> None:
         """Have the pool wait for a feeder before it ends.

@@ -74,7 +74,7 @@ class PoolProcess:
         return f"<PoolProcess name={self.name!r} pid={self.pid} {state}>"
 
 
-class Crew:
+class Processes:
     """The processes of one pool.
 
     :param teller: What makes the calls.

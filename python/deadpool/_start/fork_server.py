@@ -171,18 +171,18 @@ class _ForkServer:
         with self._lock:
             self._signal(signal.SIGCONT)
 
-    def has_answered(self) -> None:
+    def note_answer(self) -> None:
         """Hear that a request was answered."""
         with self._lock:
             self._unanswered = max(self._unanswered - 1, 0)
             self._silent_since = time.monotonic()
 
-    def has_forked(self) -> None:
+    def note_fork(self) -> None:
         """Hear that a request was carried out."""
         with self._lock:
             self._refusals = 0
 
-    def has_refused(self) -> None:
+    def note_refusal(self) -> None:
         """Hear that a request could not be carried out.
 
         A server keeps the limits that it was started with, which this process may have left since.
@@ -192,7 +192,7 @@ class _ForkServer:
             if self._refusals >= _MOST_REFUSALS:
                 self._forget()
 
-    def is_given_up(self) -> None:
+    def give_up(self) -> None:
         """Hear that nobody waits for the answer to a request any more.
 
         A server that never answers, as a main module may take for ever to import, is replaced.

@@ -112,16 +112,16 @@ def _await_answer(answers: socket.socket, wanted_fd: int) -> tuple[int, int]:
         server.resume()
     ready = {fd for fd, _ in found}
     if answers.fileno() not in ready:
-        server.is_given_up()
+        server.give_up()
         raise NotWantedError("it is not wanted any more")
-    server.has_answered()
+    server.note_answer()
     answer, fds = packets.receive(answers)
     if not answer:
         raise OSError("the fork server is gone")
     pid = pickle.loads(answer)
     if isinstance(pid, str):
-        server.has_refused()
+        server.note_refusal()
         raise OSError(f"the fork server says: {pid}")
-    server.has_forked()
+    server.note_fork()
     (pidfd,) = fds
     return pid, pidfd

@@ -34,9 +34,9 @@ impl Sim {
                 self.world.process(worker).receive(seq, task);
                 Did::Send(worker, task)
             }
-            Action::TookBack(task) => {
+            Action::Recalled(task) => {
                 self.waiting.insert((self.tasks[&task].spec.priority, task));
-                Did::TookBack(task)
+                Did::Recalled(task)
             }
             Action::Began { task, worker } => {
                 self.check_began(task, worker);

@@ -37,7 +37,7 @@ pub enum End {
 pub enum Did {
     Start(WorkerId),
     Send(WorkerId, TaskId),
-    TookBack(TaskId),
+    Recalled(TaskId),
     Began(TaskId),
     Retire(WorkerId),
     CaptureStack(WorkerId),
@@ -165,15 +165,15 @@ impl Sim {
         self.submit_or_not(0, Limits::default(), true)
     }
 
-    fn submit_or_not(&mut self, priority: u32, limits: Limits, taken_back: bool) -> TaskId {
+    fn submit_or_not(&mut self, priority: u32, limits: Limits, cancelled_early: bool) -> TaskId {
         let id = TaskId::from(self.next_task);
         self.next_task += 1;
         let priority = Priority(priority);
-        let spec = TaskSpec { id, priority, limits, watched: false, taken_back };
+        let spec = TaskSpec { id, priority, limits, watched: false, cancelled_early };
         let known = Known {
             spec,
             submitted: self.now(),
-            given_up: taken_back,
+            given_up: cancelled_early,
             watched: false,
             told: 0,
             over_memory: false,

@@ -98,7 +98,7 @@ fn a_task_that_times_out_takes_no_neighbour_along() {
     let behind = sim.submit_plain();
     sim.begin(w(1));
     sim.pass(ms(1));
-    assert!(sim.has_done(Did::TookBack(behind)));
+    assert!(sim.has_done(Did::Recalled(behind)));
     sim.settle(Manners::Good);
     assert_eq!(sim.end_of(target), Some(End::TimedOut));
     assert_eq!(sim.end_of(behind), Some(End::Returned));

@@ -100,7 +100,7 @@ fn a_worker_that_sends_rubbish_fails_its_task_and_nobody_elses() {
     sim.begin(w(1));
     sim.condemn(w(1));
     assert_eq!(sim.end_of(first), Some(End::Condemned));
-    assert!(sim.has_done(Did::Kill(w(1))) && sim.has_done(Did::TookBack(second)));
+    assert!(sim.has_done(Did::Kill(w(1))) && sim.has_done(Did::Recalled(second)));
     sim.settle(Manners::Good);
     assert_eq!(sim.end_of(second), Some(End::Returned));
 }

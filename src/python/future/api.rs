@@ -309,7 +309,7 @@ impl FutureBase {
             inner.handle.clone().filter(|_| state.is_done())
         };
         if let Some(handle) = handle {
-            handle.settle();
+            handle.mark_settled();
         }
         Ok(())
     }

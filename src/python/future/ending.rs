@@ -117,7 +117,7 @@ impl FutureBase {
             }
         };
         if let Some(handle) = &aftermath.handle {
-            handle.settle();
+            handle.mark_settled();
             // What the handle kept alive goes here, outside of every lock.
             drop(handle.side().release());
         }

@@ -141,7 +141,7 @@ impl Link {
     /// when this returns. May wait for a moment, and for no other thread that takes the GIL.
     pub fn report_start(&self, task: TaskId) {
         if !self.is_foreign() {
-            self.shared.post_and_settle(Command::WatchStart(task));
+            self.shared.post_and_process(Command::WatchStart(task));
         }
     }
 

@@ -20,7 +20,7 @@ impl<S: Send + Sync + 'static> Core<S> {
         match action {
             Action::Start(id) => self.start(id),
             Action::Send { worker, task, seq } => self.send(worker, task, seq),
-            Action::TookBack(task) => {
+            Action::Recalled(task) => {
                 if let Some(baggage) = self.pool.baggage(task) {
                     baggage.handle.set_pid(None);
                     if !std::mem::replace(&mut baggage.waits, true) {
@@ -64,7 +64,7 @@ impl<S: Send + Sync + 'static> Core<S> {
     }
 
     /// Tell the workers that have run nothing yet of their environment, if it is another one now.
-    pub(super) fn environ_is(&mut self, changed: Option<Payload>) {
+    pub(super) fn set_environ(&mut self, changed: Option<Payload>) {
         if let Some(changed) = changed {
             self.environ = Some(Arc::new(changed));
         }

@@ -15,10 +15,10 @@ impl<S: Send + Sync + 'static> Core<S> {
     }
 
     /// The same; but the tasks among them are cancelled.
-    pub(in crate::supervisor) fn take_back(&mut self) {
+    pub(in crate::supervisor) fn cancel_held(&mut self) {
         self.take_in(|command| {
             if let Command::Submit(submission) = command {
-                submission.spec.taken_back = true;
+                submission.spec.cancelled_early = true;
             }
         });
     }
@@ -27,9 +27,9 @@ impl<S: Send + Sync + 'static> Core<S> {
         while let Ok(mut command) = self.inbox.try_recv() {
             change(&mut command);
             self.obey(command);
-            self.settle();
+            self.process_events();
         }
-        self.settle();
+        self.process_events();
     }
 
     /// Hand over a task in the thread that submits it. The supervisor sleeps meanwhile.
@@ -39,7 +39,7 @@ impl<S: Send + Sync + 'static> Core<S> {
     /// If the timer is not there any more.
     pub(in crate::supervisor) fn take_over(&mut self, submission: Submission<S>) -> Result<()> {
         self.obey(Command::Submit(submission));
-        self.settle();
+        self.process_events();
         self.publish()
     }
 
@@ -57,7 +57,7 @@ impl<S: Send + Sync + 'static> Core<S> {
             Command::Cancel(task, kill) => Event::Cancel { task, kill },
             Command::WatchStart(task) => Event::WatchStart(task),
             Command::Launched { zygote, result } => return self.launched(zygote, result),
-            Command::Environ(payload) => return self.environ_is(payload),
+            Command::Environ(payload) => return self.set_environ(payload),
             Command::Resize { max_workers, min_workers } => {
                 Event::Resize { max_workers, min_workers }
             }
@@ -67,7 +67,7 @@ impl<S: Send + Sync + 'static> Core<S> {
             }
             Command::Shutdown(mode, done) => {
                 self.events.push_back(Event::Shutdown(mode));
-                self.settle();
+                self.process_events();
                 return self.tell(Completion::Sync(done));
             }
         };

@@ -23,7 +23,7 @@ use crate::ids::WorkerId;
 use crate::policy::Pool;
 use crate::policy::config::PoolConfig;
 use crate::policy::event::{Action, Event};
-use crate::supervisor::completions::Completions;
+use crate::supervisor::completions::CompletionSender;
 use crate::supervisor::gate::Gate;
 use crate::supervisor::handle::TaskHandle;
 use crate::supervisor::messages::{Command, Completion, Launch, Outcome};
@@ -99,7 +99,7 @@ pub struct Core<S> {
     parent: PidFd,
     inbox: Receiver<Command<S>>,
     inbox_sender: Sender<Command<S>>,
-    completions: Completions<S>,
+    completions: CompletionSender<S>,
     launches: Sender<Launch>,
     environ: Option<Arc<Payload>>,
     oom: OomVerdict,
@@ -111,7 +111,7 @@ pub struct Core<S> {
     // Workers that owe a stack or the end of their exit handlers.
     owing: Vec<(WorkerId, Debt)>,
     // Workers whose end is waited for, and until when.
-    leaving: Vec<(Time, WorkerId)>,
+    leaving: FxHashMap<WorkerId, Time>,
     // Workers whose ring was not empty when their turn was over.
     unfinished: Vec<WorkerId>,
 }
@@ -127,7 +127,7 @@ impl<S: Send + Sync + 'static> Core<S> {
         waker: Arc<Waker>,
         poller: Arc<Poller>,
         inbox: (Sender<Command<S>>, Receiver<Command<S>>),
-        completions: Completions<S>,
+        completions: CompletionSender<S>,
         launches: Sender<Launch>,
     ) -> Result<Self> {
         let timer = Timer::new()?;
@@ -158,7 +158,7 @@ impl<S: Send + Sync + 'static> Core<S> {
             dirty: Vec::new(),
             scratch: vec![0; SCRATCH_BYTES],
             owing: Vec::new(),
-            leaving: Vec::new(),
+            leaving: FxHashMap::default(),
             unfinished: Vec::new(),
         };
         core.pool.start(clock::now(), &mut core.remotes, &mut core.actions);
@@ -174,13 +174,13 @@ impl<S: Send + Sync + 'static> Core<S> {
         for id in std::mem::take(&mut self.unfinished) {
             self.collect(id);
         }
-        self.settle();
+        self.process_events();
         let now = clock::now();
         self.expire_leaving(now);
         if self.pool.next_timer().is_some_and(|at| at <= now) {
             self.events.push_back(Event::Timer);
         }
-        self.settle();
+        self.process_events();
     }
 
     pub(super) fn poller(&self) -> Arc<Poller> {
@@ -202,13 +202,13 @@ impl<S: Send + Sync + 'static> Core<S> {
     /// If the timer is not there any more; one of our own takes every instant.
     pub(super) fn publish(&mut self) -> Result<()> {
         self.flush_outboxes();
-        let leaving = self.leaving.iter().map(|&(at, _)| at).min();
+        let leaving = self.leaving.values().copied().min();
         let next = [self.pool.next_timer(), leaving].into_iter().flatten().min();
         if next != self.armed {
             self.armed = next;
             self.timer.arm(next)?;
         }
-        self.gate.call();
+        self.gate.notify();
         Ok(())
     }
 
@@ -270,7 +270,7 @@ impl<S: Send + Sync + 'static> Core<S> {
     }
 
     /// Let the policy handle all events, and do what it wants, until nothing is left.
-    fn settle(&mut self) {
+    fn process_events(&mut self) {
         loop {
             for action in std::mem::take(&mut self.actions) {
                 self.apply(action);

@@ -201,18 +201,16 @@ impl<S: Send + Sync + 'static> Core<S> {
     pub(super) fn await_end(&mut self, id: WorkerId) {
         let leaves = self.remotes.0.get(&id).is_some_and(|remote| remote.leaves);
         let grace = if leaves { CLEARING_GRACE } else { EXIT_GRACE };
-        self.leaving.retain(|&(_, leaving)| leaving != id);
-        self.leaving.push((clock::now() + grace, id));
+        self.leaving.insert(id, clock::now() + grace);
     }
 
     pub(super) fn expire_leaving(&mut self, now: Time) {
-        if self.leaving.iter().all(|&(at, _)| at > now) {
-            return;
-        }
-        let (due, later): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.leaving).into_iter().partition(|&(at, _)| at <= now);
-        self.leaving = later;
-        for (_, id) in due {
+        let is_due = |&(_, &at): &(&WorkerId, &Time)| at <= now;
+        let mut due: Vec<WorkerId> =
+            self.leaving.iter().filter(is_due).map(|(&id, _)| id).collect();
+        due.sort_unstable();
+        for id in due {
+            self.leaving.remove(&id);
             let Some(process) = self.remotes.0.get(&id).and_then(|remote| remote.process.as_ref())
             else {
                 continue;
@@ -278,7 +276,7 @@ impl<S: Send + Sync + 'static> Core<S> {
             self.doubt_zygote(remote.zygote, id);
         }
         let _ = self.poller.remove(remote.socket().as_fd());
-        self.leaving.retain(|&(_, leaving)| leaving != id);
+        self.leaving.remove(&id);
         if self.zygote_each
             && let Some(zygote) = self.zygotes.remove(&remote.zygote)
         {

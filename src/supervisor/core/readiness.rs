@@ -70,7 +70,7 @@ impl<S: Send + Sync + 'static> Core<S> {
             Token::Zygote(id) => self.hear_zygote(id),
             Token::ZygoteProcess(id) => self.zygote_process_gone(id),
         }
-        self.settle();
+        self.process_events();
     }
 
     pub(super) fn collect_debts(&mut self) {

@@ -168,7 +168,7 @@ impl<S> TaskHandle<S> {
     }
 
     /// Says that the future has ended, and wakes everybody who waits for that.
-    pub fn settle(&self) {
+    pub fn mark_settled(&self) {
         let before = Word(self.word.fetch_or(Word::SETTLED, Ordering::AcqRel));
         if matches!(before.phase(), Phase::Offered | Phase::Reserved) {
             // Cancelled in the instant between: the outcome is nobody's.
@@ -306,7 +306,7 @@ mod tests {
         assert!(handle.deliver(Outcome::Cancelled));
         assert_eq!(handle.enter(Taker::Caller), Entry::Offered, "whoever comes first takes it");
         assert!(handle.take(Taker::Completer).is_some());
-        handle.settle();
+        handle.mark_settled();
         assert_eq!(handle.enter(Taker::Caller), Entry::Settled);
     }
 
@@ -321,14 +321,14 @@ mod tests {
         assert!(handle.take(Taker::Caller).is_none());
         assert_eq!(handle.enter(Taker::Completer), Entry::Offered);
         assert!(handle.take(Taker::Completer).is_some());
-        handle.settle();
+        handle.mark_settled();
         handle.leave();
     }
 
     #[test]
     fn a_future_that_has_ended_wants_no_outcome() {
         let handle = handle();
-        handle.settle();
+        handle.mark_settled();
         assert!(!handle.deliver(Outcome::Cancelled));
         assert!(handle.take(Taker::Completer).is_none());
     }
@@ -367,7 +367,7 @@ mod tests {
                             }
                             if handle.take(Taker::Caller).is_some() {
                                 taken += 1;
-                                handle.settle();
+                                handle.mark_settled();
                             }
                         }
                     })
@@ -377,7 +377,7 @@ mod tests {
             let mut settled = 0;
             if handle.deliver(Outcome::Cancelled) && handle.take(Taker::Completer).is_some() {
                 settled += 1;
-                handle.settle();
+                handle.mark_settled();
             }
             settled += waiters.into_iter().map(|waiter| waiter.join().unwrap()).sum::<i32>();
             assert_eq!(settled, 1);
