@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 
 from . import _core
 from ._exceptions import BacklogFull
+from ._future import Future
 
 
 class RoomForCoroutines:
@@ -46,60 +48,116 @@ class RoomForCoroutines:
                 await queue.wait(again=waited)
                 waited = True
         del pool
-        return await asyncio.wrap_future(future, loop=loop)
+        return await _result(future, loop)
+
+
+async def _result(future: Future, loop: asyncio.AbstractEventLoop) -> Any:
+    """Wait for a future's end, and return its result or raise its exception.
+
+    Not by :func:`asyncio.wrap_future`: until Python 3.12 a future of asyncio refuses a StopIteration,
+    and never ends. Raised in a coroutine it becomes a RuntimeError, as :pep:`479` has it.
+    """
+    ended = loop.create_future()
+
+    def wake() -> None:
+        if not ended.done():
+            ended.set_result(None)
+
+    def tell(_: object) -> None:
+        # A loop that is closed has nobody left to tell.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(wake)
+
+    future.add_done_callback(tell)
+    try:
+        await ended
+    except asyncio.CancelledError:
+        future.cancel()
+        raise
+    if future.cancelled():
+        raise asyncio.CancelledError
+    try:
+        return future.result()
+    finally:
+        # The traceback of an exception refers to this frame.
+        del future
+
+
+class _Turn:
+    """A coroutine that waits for its turn to submit.
+
+    :param admitted: The future that it awaits.
+    """
+
+    __slots__ = ("admitted", "is_admitted")
+
+    def __init__(self, admitted: asyncio.Future[None]) -> None:
+        self.admitted = admitted
+        self.is_admitted = False
 
 
 class _Queue:
     """The coroutines of one event loop that wait for room in one pool.
 
-    :param bell: What tells of room.
+    Each step takes the same time however many wait: a coroutine that is cancelled leaves its turn in
+    the queue, where it is skipped.
+
+    :param bell: It tells of room.
     :param loop: The event loop.
     """
 
     def __init__(self, bell: _core.RoomBell, loop: asyncio.AbstractEventLoop) -> None:
         self._bell = bell
         self._loop = weakref.ref(loop)
-        self._waiting: deque[asyncio.Future[None]] = deque()
-        # Those whose turn it is and who have not come to submit.
+        self._turns: deque[_Turn] = deque()
+        # Turns in the queue whose coroutines still wait.
+        self._waiting = 0
+        # Coroutines whose turn it is and that have not submitted yet.
         self._admitted = 0
 
     def is_empty(self) -> bool:
-        """Whether nobody waits, or was let in and has not come to submit."""
+        """Return whether no coroutine waits, or was admitted and has not submitted yet."""
         return not self._waiting and not self._admitted
 
     async def wait(self, *, again: bool) -> None:
-        """Wait for one's turn to submit.
+        """Wait for the caller's turn to submit.
 
-        :param again: Whether somebody else took the room when it was one's turn before.
+        :param again: Whether another thread took the room when it was the caller's turn before.
         """
         loop = self._loop()
         assert loop is not None
-        turn = loop.create_future()
+        turn = _Turn(loop.create_future())
         if not self._waiting:
             loop.add_reader(self._bell.fileno(), self._admit)
+        self._waiting += 1
         if again:
-            self._waiting.appendleft(turn)
+            self._turns.appendleft(turn)
         else:
-            self._waiting.append(turn)
-        # Room may have come before there was anybody to tell.
+            self._turns.append(turn)
+        # Room may have come before there was a coroutine to admit.
         self._admit()
         try:
-            await turn
+            await turn.admitted
         finally:
-            if turn in self._waiting:
-                self._waiting.remove(turn)
-            else:
+            if turn.is_admitted:
                 self._admitted -= 1
-                # The turn may not be taken, and is then the next one's.
+                # The caller may not take the room, which is then the next one's.
                 loop.call_soon(self._admit)
+            else:
+                self._waiting -= 1
             if not self._waiting:
+                self._turns.clear()
                 loop.remove_reader(self._bell.fileno())
 
     def _admit(self) -> None:
         room = self._bell.take_free_slots() - self._admitted
-        while self._waiting and room > 0:
-            turn = self._waiting.popleft()
+        while self._turns and room > 0:
+            turn = self._turns.popleft()
+            if turn.admitted.done():
+                # Cancelled; its coroutine has not run since, or has counted itself out.
+                continue
+            turn.is_admitted = True
+            self._waiting -= 1
             self._admitted += 1
-            if not turn.done():
-                turn.set_result(None)
-                room -= 1
+            turn.admitted.set_result(None)
+            room -= 1
