@@ -80,6 +80,8 @@ pub struct DeathReport {
     pub pid: u32,
     /// How it ended.
     pub exit: ExitStatus,
+    /// Why it could not be killed, if it should have been and lives on.
+    pub survives: Option<String>,
     /// Resident memory when it was last seen; the most that there was, if it died by itself.
     pub rss_bytes: Option<u64>,
     /// Whether the kernel killed it for memory; `None` where that can't be known.

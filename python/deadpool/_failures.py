@@ -85,8 +85,8 @@ def _remote_traceback(text: str) -> Exception:
     try:
         # Here, since it is much to import, and for failures alone.
         from concurrent.futures.process import _RemoteTraceback
-    except OSError:
-        # There are no descriptors left to import it with. The text is what counts.
+    except (ImportError, OSError):
+        # It can't be read: there are no descriptors left, or no rights. The text is what counts.
         return Exception(text)
     # It takes text, whatever its type hint says.
     return _RemoteTraceback(text)  # type: ignore[arg-type]
@@ -143,13 +143,13 @@ def failure(kind: str, *, task: str, **facts: Any) -> BaseException:
 
 
 def _timed_out(task: str, facts: dict[str, Any]) -> str:
-    end = "it was not started" if facts.get("pid") is None else f"{_worker(facts)} was killed"
+    end = "it was not started" if facts.get("pid") is None else _killed(facts)
     return f"Task {task} timed out after {facts['timeout']:g} s; {end}"
 
 
 def _memory_exceeded(task: str, facts: dict[str, Any]) -> str:
     used, limit = _mebibytes(facts["used_bytes"]), _mebibytes(facts["limit_bytes"])
-    return f"Task {task} used {used} of memory, more than its limit of {limit}; {_worker(facts)} was killed"
+    return f"Task {task} used {used} of memory, more than its limit of {limit}; {_killed(facts)}"
 
 
 def _worker_died(task: str, facts: dict[str, Any]) -> str:
@@ -185,6 +185,12 @@ _SENTENCES = {
     "not_started": _not_started,
     "pool_failed": _pool_failed,
 }
+
+
+def _killed(facts: dict[str, Any]) -> str:
+    if facts.get("survives"):
+        return f"{_worker(facts)} could not be killed and goes on: {facts['survives']}"
+    return f"{_worker(facts)} was killed"
 
 
 def _worker(facts: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::error::Result;
+use crate::sys::bell::Bell;
 use crate::sys::pidfd::PidFd;
 use crate::sys::waker::Waker;
 use crate::sys::{process_tree, signals};
@@ -25,10 +26,8 @@ const SWEEPS: usize = 3;
 pub struct Watcher {
     /// The process whose death ends everything.
     pub parent: PidFd,
-    /// What the supervisor writes to.
-    pub control: Waker,
-    /// What the supervisor listens to.
-    pub supervisor: OwnedFd,
+    /// The supervisor rings it when exit handlers are to run, and is rung when they have.
+    pub control: Bell,
     /// The shared page.
     pub page: Arc<PageUser>,
 }
@@ -44,7 +43,6 @@ impl Watcher {
     }
 
     fn watch(self, run_exit_handlers: impl Fn()) {
-        let Ok(supervisor) = Waker::from_owned(self.supervisor) else { return };
         loop {
             let mut fds = [
                 PollFd::new(self.parent.as_fd(), PollFlags::POLLIN),
@@ -65,10 +63,12 @@ impl Watcher {
                 die();
             }
             if control.intersects(PollFlags::POLLIN) {
-                self.control.drain();
+                if !self.control.silence() {
+                    return; // The task has shut it; a kill does without exit handlers.
+                }
                 run_exit_handlers();
                 self.page.mark_exit_done();
-                supervisor.wake();
+                self.control.ring();
             }
         }
     }

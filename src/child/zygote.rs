@@ -6,6 +6,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -15,9 +16,19 @@ use crate::error::{Error, Result};
 use crate::sys::limits::MoreDescriptors;
 use crate::sys::pidfd::PidFd;
 use crate::sys::process_tree::ChildList;
+use crate::sys::socket::Message;
 use crate::sys::{packet, prctl, process_tree, socket, wait};
 
 use crate::wire::protocol::{self, Report, Request};
+
+/// What a send may be refused with that passes.
+const SHORTAGES: [Errno; 3] = [Errno::ENOBUFS, Errno::ENOMEM, Errno::ETOOMANYREFS];
+
+/// How long a send that was refused is put off.
+const SHORTAGE_MS: u8 = 10;
+
+/// Characters of a reason; each takes at most four bytes of a message.
+const MAX_REASON_CHARS: usize = 900;
 
 /// How often what is below is killed before a zygote goes; each round waits for what was killed.
 const LAST_ROUNDS: usize = 1000;
@@ -29,19 +40,17 @@ pub struct WorkerFds {
     pub socket: OwnedFd,
     /// Its page.
     pub page: OwnedFd,
-    /// What its watcher listens to.
+    /// Its end of the bell between its watcher and the supervisor.
     pub control: OwnedFd,
-    /// What wakes the supervisor.
-    pub supervisor: OwnedFd,
     /// A pidfd of the parent.
     pub parent: OwnedFd,
 }
 
 impl WorkerFds {
     fn from_message(fds: Vec<OwnedFd>) -> Result<Self> {
-        let [socket, page, control, supervisor, parent] = <[OwnedFd; 5]>::try_from(fds)
+        let [socket, page, control, parent] = <[OwnedFd; 4]>::try_from(fds)
             .map_err(|_| Error::Protocol("with too few descriptors"))?;
-        Ok(Self { socket, page, control, supervisor, parent })
+        Ok(Self { socket, page, control, parent })
     }
 }
 
@@ -124,7 +133,7 @@ impl Zygote {
         let more = MoreDescriptors::allow();
         let received = socket::recv_with_fds(self.control.as_fd(), &mut bytes);
         drop(more);
-        let Some((count, fds)) = received? else {
+        let Some(Message { count, fds, has_lost_fds }) = received? else {
             return Ok(true);
         };
         if count == 0 {
@@ -133,11 +142,52 @@ impl Zygote {
         match protocol::decode(&bytes[..count])? {
             Request::Watch => self.parent = fds.into_iter().next().map(PidFd::from_owned),
             Request::Exit => return Ok(false),
+            // This start is lost, and no worker that is there.
+            Request::Fork { worker } if has_lost_fds => {
+                let reason = "failed to receive the descriptors of a worker: too many open files";
+                self.refuse_fork(worker, reason)?;
+            }
             Request::Fork { worker } => {
                 self.fork(worker, &WorkerFds::from_message(fds)?, forker)?;
             }
+            Request::Signal { worker, signal } => self.signal(worker, signal)?,
         }
         Ok(true)
+    }
+
+    /// Signal a worker in the supervisor's place.
+    fn signal(&mut self, worker: u64, signal: i32) -> Result<()> {
+        let found = self.workers.iter().find(|&(_, &id)| id == worker);
+        // One that has been reaped was reported.
+        let Some((&pid, _)) = found else { return Ok(()) };
+        match Self::signal_child(pid, signal) {
+            Ok(()) => Ok(()),
+            Err(errno) => {
+                let reason = errno.desc().to_owned();
+                self.report(&Report::SignalRefused { worker, reason }, &[])
+            }
+        }
+    }
+
+    /// Signal a child that has not been waited for, so that its pid means it and no other process.
+    fn signal_child(pid: u32, signal: i32) -> nix::Result<()> {
+        if signal == libc::SIGKILL {
+            let _more = MoreDescriptors::allow();
+            if let Ok(process) = PidFd::open(pid) {
+                // What it leaves comes to this process as the subreaper, and is killed when it is
+                // reaped; what it can't be told is told below.
+                let _ = process_tree::kill_tree(&process, pid);
+            }
+        }
+        let pid = i32::try_from(pid).map_err(|_| Errno::ESRCH)?;
+        // SAFETY: the call takes no pointer.
+        Errno::result(unsafe { libc::kill(pid, signal) }).map(drop)
+    }
+
+    fn refuse_fork(&self, worker: u64, reason: &str) -> Result<()> {
+        // A message has a bound, and the text of an exception has none.
+        let reason = reason.chars().take(MAX_REASON_CHARS).collect();
+        self.report(&Report::ForkFailed { worker, reason }, &[])
     }
 
     fn fork(&mut self, worker: u64, fds: &WorkerFds, forker: &mut impl Forker) -> Result<()> {
@@ -147,14 +197,20 @@ impl Zygote {
         match forker.fork(worker, fds, &inherited) {
             Ok(pid) => {
                 self.workers.insert(pid, worker);
-                // It is a child that has not been waited for, so its pid means it and nobody else.
+                // It is a child that has not been waited for, so its pid means it and no other process.
                 let more = MoreDescriptors::allow();
                 let pidfd = PidFd::open(pid);
                 drop(more);
-                let pidfd = pidfd?;
-                self.report(&Report::Forked { worker, pid }, &[pidfd.as_fd()])
+                match pidfd {
+                    Ok(pidfd) => self.report(&Report::Forked { worker, pid }, &[pidfd.as_fd()]),
+                    // Without a pidfd the supervisor could not follow it.
+                    Err(error) => {
+                        let _ = Self::signal_child(pid, libc::SIGKILL);
+                        self.refuse_fork(worker, &format!("failed to {error}"))
+                    }
+                }
             }
-            Err(reason) => self.report(&Report::ForkFailed { worker, reason }, &[]),
+            Err(reason) => self.refuse_fork(worker, &reason),
         }
     }
 
@@ -227,8 +283,21 @@ impl Zygote {
         }
     }
 
+    /// Tell the supervisor. **Blocks** until it is told, unless the supervisor is gone.
     fn report(&self, report: &Report, fds: &[BorrowedFd<'_>]) -> Result<()> {
         let bytes = protocol::encode(report)?;
-        socket::send_with_fds(self.control.as_fd(), &bytes, fds).map(drop)
+        loop {
+            match socket::send_with_fds(self.control.as_fd(), &bytes, fds) {
+                Ok(Some(_)) => return Ok(()),
+                // A signal handler ran instead.
+                Ok(None) => {}
+                // The kernel has no memory for the message now, or too many descriptors are on their
+                // way: a report that is lost would cost more than a wait.
+                Err(error) if SHORTAGES.iter().any(|&errno| error.is(errno)) => {
+                    let _ = poll(&mut [], PollTimeout::from(SHORTAGE_MS));
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 }

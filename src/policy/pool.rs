@@ -230,6 +230,11 @@ impl<B, P> Pool<B, P> {
         self.workers.iter().map(|(&id, worker)| (id, worker))
     }
 
+    /// A worker by its identity.
+    pub fn worker(&self, id: WorkerId) -> Option<&Worker<P>> {
+        self.workers.get(&id)
+    }
+
     /// Whether tasks that have not ended are with this worker.
     pub fn is_busy(&self, id: WorkerId) -> bool {
         self.workers.get(&id).is_some_and(|worker| !worker.queue.is_empty())

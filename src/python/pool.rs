@@ -125,7 +125,8 @@ impl PoolBase {
                 }
                 Entrance::Full => {
                     if py.detach(|| gate.wait(None)) == Waited::Interrupted {
-                        py.check_signals()?;
+                        // The room that this thread may have been woken for is another's then.
+                        py.check_signals().inspect_err(|_| gate.notify())?;
                     }
                 }
             }

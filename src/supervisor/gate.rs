@@ -85,19 +85,21 @@ impl Gate {
         self.taken.fetch_sub(1, Ordering::SeqCst);
     }
 
-    /// Wake those who wait, if they may come in now. Called once a batch.
+    /// Wake as many waiting threads as may come in now. The supervisor calls this once a batch, and so
+    /// does a thread that was woken and does not come in.
     pub fn notify(&self) {
         let is_awaited =
             self.waiters.load(Ordering::SeqCst) > 0 || self.has_bells.load(Ordering::SeqCst);
-        if is_awaited && self.taken.load(Ordering::SeqCst) < self.limit {
-            self.wake_all();
+        let room = self.limit.saturating_sub(self.taken.load(Ordering::SeqCst));
+        if is_awaited && room > 0 {
+            self.wake(u32::try_from(room).unwrap_or(u32::MAX));
         }
     }
 
     /// Let nobody in any more, and tell those who wait.
     pub fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
-        self.wake_all();
+        self.wake(u32::MAX);
     }
 
     /// Whether nobody is let in any more.
@@ -127,12 +129,12 @@ impl Gate {
         self.has_bells.store(!bells.is_empty(), Ordering::SeqCst);
     }
 
-    fn wake_all(&self) {
+    fn wake(&self, count: u32) {
         if self.has_bells.load(Ordering::SeqCst) {
             self.ring_bells();
         }
         self.turn.fetch_add(1, Ordering::SeqCst);
-        futex::wake(&self.turn, i32::MAX as u32);
+        futex::wake(&self.turn, count);
     }
 }
 

@@ -11,8 +11,9 @@ use crate::error::{Error, Result};
 use crate::exit_status::ExitStatus;
 use crate::ids::WorkerId;
 use crate::policy::event::Claims;
+use crate::sys::bell::Bell;
 use crate::sys::pidfd::PidFd;
-use crate::sys::waker::Waker;
+use crate::sys::process_tree::Signalled;
 use crate::sys::{clock, process_tree, socket};
 use crate::time::Time;
 use crate::wire::claim::{ClaimState, Revoke};
@@ -48,6 +49,10 @@ pub(super) struct Remote {
     // The environment that it was sent last, until its first task.
     environ: Option<Arc<Payload>>,
     is_used: bool,
+    /// Since when its zygote has been asked to kill it, which this process may not do.
+    pub awaits_kill: Option<Time>,
+    /// Why it could not be killed.
+    pub survives: Option<String>,
     /// How it ended, once that is known.
     pub exit: Option<ExitStatus>,
     /// What it has left behind is being killed.
@@ -62,7 +67,7 @@ pub(super) struct Remote {
     pub stacks_before: u32,
     socket: OwnedFd,
     page: PageOwner,
-    control: Waker,
+    control: Bell,
     decoder: Decoder,
     arrivals: Arrivals,
 }
@@ -83,8 +88,8 @@ pub(super) struct Ends {
     pub socket: OwnedFd,
     /// Its page.
     pub page: OwnedFd,
-    /// What its watcher listens to.
-    pub control: OwnedFd,
+    /// The worker's end of the bell between its watcher and the supervisor.
+    pub control: Bell,
 }
 
 impl Remote {
@@ -93,13 +98,12 @@ impl Remote {
         let (ours, theirs) = socket::pair()?;
         socket::set_nonblocking(ours.as_fd())?;
         let page = PageOwner::create()?;
-        let control = Waker::new()?;
+        let (control, watcher) = Bell::pair()?;
         let clone = |fd: std::os::fd::BorrowedFd<'_>| {
             fd.try_clone_to_owned()
                 .map_err(|source| Error::Syscall { call: "duplicate a descriptor", source })
         };
-        let ends =
-            Ends { socket: theirs, page: clone(page.as_fd())?, control: clone(control.as_fd())? };
+        let ends = Ends { socket: theirs, page: clone(page.as_fd())?, control: watcher };
         let remote = Self {
             zygote,
             process: None,
@@ -109,6 +113,8 @@ impl Remote {
             is_dirty: false,
             environ: None,
             is_used: false,
+            awaits_kill: None,
+            survives: None,
             exit: None,
             leaves: false,
             rss_bytes: None,
@@ -127,6 +133,11 @@ impl Remote {
     /// The supervisor's end of the socket.
     pub fn socket(&self) -> &OwnedFd {
         &self.socket
+    }
+
+    /// The supervisor's end of the bell.
+    pub fn control(&self) -> &Bell {
+        &self.control
     }
 
     /// The page.
@@ -237,15 +248,14 @@ impl Remote {
         self.outbox.flush(self.socket.as_fd())
     }
 
-    /// Ask for the stack. Returns whether one will come.
-    pub fn ask_for_stack(&mut self) -> bool {
+    /// Ask for the stack. [`Signalled::Gone`] if none will come.
+    pub fn ask_for_stack(&mut self) -> Signalled {
         self.stacks_before = self.page.stack_dumps();
         let is_clear = self.page.clear_stack().is_ok();
-        if self.pid().is_some_and(process_tree::is_stopped) {
-            return false;
+        if !is_clear || self.pid().is_some_and(process_tree::is_stopped) {
+            return Signalled::Gone;
         }
-        let asked = self.process.as_ref().map(|process| process.pidfd.signal(stack_signal()));
-        is_clear && matches!(asked, Some(Ok(true)))
+        self.signal_process(stack_signal())
     }
 
     /// Whether the stack that was asked for is there.
@@ -255,37 +265,48 @@ impl Remote {
 
     /// Have the watcher run the exit handlers.
     pub fn run_exit_handlers(&self) {
-        self.control.wake();
+        self.control.ring();
     }
 
     /// Raise the soft timeout of a task.
-    pub fn interrupt(&self, seq: u32) {
+    pub fn interrupt(&self, seq: u32) -> Signalled {
         self.page.soft_interrupt(seq);
-        self.interrupt_again(seq);
+        self.interrupt_again(seq)
     }
 
     /// Remind the worker of a soft timeout that it has not raised.
-    pub fn interrupt_again(&self, seq: u32) {
-        if let Some(process) = self.process.as_ref().filter(|_| self.page.is_interrupting(seq)) {
-            // That it is gone will be told by its pidfd.
-            let _ = process.pidfd.signal(soft_timeout_signal());
+    pub fn interrupt_again(&self, seq: u32) -> Signalled {
+        if self.page.is_interrupting(seq) {
+            self.signal_process(soft_timeout_signal())
+        } else {
+            Signalled::Gone
+        }
+    }
+
+    /// Send a signal to the worker alone.
+    fn signal_process(&self, signal: i32) -> Signalled {
+        match self.process.as_ref().map(|process| process.pidfd.signal(signal)) {
+            Some(Ok(true)) => Signalled::Sent(1),
+            // Its pidfd tells that it is gone.
+            Some(Ok(false)) | None => Signalled::Gone,
+            Some(Err(_)) => Signalled::Refused,
         }
     }
 
     /// Send a signal to the whole tree.
-    pub fn signal(&self, signal: i32) {
-        if let Some(process) = &self.process {
-            process_tree::signal_tree(&process.pidfd, process.pid, signal);
-        }
+    pub fn signal(&self, signal: i32) -> Signalled {
+        self.process.as_ref().map_or(Signalled::Gone, |process| {
+            process_tree::signal_tree(&process.pidfd, process.pid, signal)
+        })
     }
 
     /// Kill the whole tree, now or as soon as there is one.
-    pub fn kill(&mut self) {
-        match &self.process {
-            Some(process) => {
-                process_tree::kill_tree(&process.pidfd, process.pid);
-            }
-            None => self.doomed = true,
+    pub fn kill(&mut self) -> Signalled {
+        if let Some(process) = &self.process {
+            process_tree::kill_tree(&process.pidfd, process.pid)
+        } else {
+            self.doomed = true;
+            Signalled::Gone
         }
     }
 }

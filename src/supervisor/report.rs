@@ -111,6 +111,7 @@ pub(super) fn describe(outcome: &mut Outcome, remote: &mut Remote, oom: &mut Oom
             (exit, oom.judge(exit))
         }
         // It ends before its worker has: we are the ones who kill it.
+        None if remote.survives.is_some() => (ExitStatus::Unknown, Some(false)),
         None => (ExitStatus::Signal(libc::SIGKILL), Some(false)),
     };
     let text = remote.page().stack_text();
@@ -119,7 +120,8 @@ pub(super) fn describe(outcome: &mut Outcome, remote: &mut Remote, oom: &mut Oom
     // kernel has counted all the time.
     let seen = remote.rss_bytes.or_else(|| remote.page().rss_bytes());
     let rss_bytes = seen.max(remote.peak_rss_bytes);
-    failure.report = Some(DeathReport { pid, exit, rss_bytes, oom_killed, stack });
+    let survives = remote.survives.clone();
+    failure.report = Some(DeathReport { pid, exit, survives, rss_bytes, oom_killed, stack });
 }
 
 #[cfg(test)]

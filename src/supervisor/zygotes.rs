@@ -98,17 +98,16 @@ impl Zygote {
 
     /// Send what may be sent.
     ///
-    /// `extra` are the descriptors that all workers get. Returns the workers whose request could not
+    /// `parent` is a pidfd of this process, which all workers get. Returns the workers whose request could not
     /// be sent.
-    pub fn flush(&mut self, extra: [BorrowedFd<'_>; 2]) -> Vec<(WorkerId, String)> {
+    pub fn flush(&mut self, parent: BorrowedFd<'_>) -> Vec<(WorkerId, String)> {
         let mut failed = Vec::new();
         if self.is_ready && !self.waiting.is_empty() {
             self.resume();
         }
         while self.is_ready && self.under_way.len() < UNDER_WAY {
             let Some((worker, ends)) = self.waiting.pop_front() else { break };
-            let fds =
-                [ends.socket.as_fd(), ends.page.as_fd(), ends.control.as_fd(), extra[0], extra[1]];
+            let fds = [ends.socket.as_fd(), ends.page.as_fd(), ends.control.as_fd(), parent];
             match self.send(&Request::fork(worker), &fds) {
                 Ok(()) => self.under_way.push(worker),
                 Err(error) => failed.push((worker, error.to_string())),
@@ -124,18 +123,18 @@ impl Zygote {
     /// If the zygote is gone or beyond trust.
     pub fn receive(&mut self) -> Result<Option<Said>> {
         let mut bytes = [0; packet::MAX_BYTES];
-        let Some((count, mut fds)) = socket::recv_with_fds(self.control(), &mut bytes)? else {
+        let Some(mut message) = socket::recv_with_fds(self.control(), &mut bytes)? else {
             return Ok(None);
         };
-        let report: Report = protocol::decode(&bytes[..count])?;
+        let report: Report = protocol::decode(&bytes[..message.count])?;
         match &report {
             Report::Ready => self.is_ready = true,
             Report::Forked { worker, .. } | Report::ForkFailed { worker, .. } => {
                 self.under_way.retain(|waiting| waiting.get() != *worker);
             }
-            Report::Exited { .. } | Report::Cleared { .. } => {}
+            Report::SignalRefused { .. } | Report::Exited { .. } | Report::Cleared { .. } => {}
         }
-        Ok(Some((report, fds.pop())))
+        Ok(Some((report, message.fds.pop())))
     }
 
     /// The workers that it was to fork and has not.
@@ -148,6 +147,12 @@ impl Zygote {
         self.resume();
         // A zygote that can't be told is told by its socket, or is gone.
         let _ = self.send(&Request::Exit, &[]);
+    }
+
+    /// Have it signal a worker that this process can't signal. Returns whether it was asked.
+    pub fn signal_worker(&self, worker: WorkerId, signal: i32) -> bool {
+        self.resume();
+        self.send(&Request::Signal { worker: worker.get(), signal }, &[]).is_ok()
     }
 
     /// Kill it. Its workers live on.

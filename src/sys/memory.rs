@@ -98,7 +98,7 @@ mod tests {
         let refined = tree_bytes(child.id(), 0);
         assert!(refined > 0 && refined <= tree_rss_bytes(child.id()).max(tree) * 2);
         let process = crate::sys::pidfd::PidFd::open(child.id()).unwrap();
-        process_tree::kill_tree(&process, child.id());
+        let _ = process_tree::kill_tree(&process, child.id());
         child.wait().unwrap();
     }
 

@@ -17,6 +17,7 @@
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
 compile_error!("deadpool needs a 64-bit Linux");
 
+pub mod bell;
 pub mod clock;
 pub mod fork_guard;
 pub mod futex;

@@ -61,29 +61,48 @@ pub fn descendants(pid: u32) -> Vec<u32> {
     tree.members.iter().map(|member| member.pid).collect()
 }
 
-/// Kills a process and everything below it; says how many processes were signalled.
-///
-/// None of them runs another instruction of its own once this returns, though the kernel may still
-/// be freeing their memory. Zero means that the root was gone already; who it left behind is its
-/// subreaper's. `root_pid` is the pid that `root` has or had. Doesn't block.
-pub fn kill_tree(root: &PidFd, root_pid: u32) -> usize {
-    if !send(root, libc::SIGSTOP) {
-        return 0;
-    }
-    let killed = Tree::new(root, root_pid, &[]).kill_members();
-    killed + usize::from(send(root, libc::SIGKILL))
+/// What came of signalling a tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Signalled {
+    /// So many processes were signalled, the root among them.
+    Sent(usize),
+    /// The root was gone already; what it left behind is its subreaper's.
+    Gone,
+    /// This process may not signal the root: it has given up the rights that it had when it
+    /// started it, say.
+    Refused,
 }
 
-/// Sends a signal to a process and everything below it, from the top down; says to how many.
+/// Kills a process and everything below it.
+///
+/// None of them runs another instruction of its own once this returns, though the kernel may still
+/// be freeing their memory. `root_pid` is the pid that `root` has or had. Doesn't block.
+pub fn kill_tree(root: &PidFd, root_pid: u32) -> Signalled {
+    match root.signal(libc::SIGSTOP) {
+        Ok(true) => {}
+        Ok(false) => return Signalled::Gone,
+        Err(_) => return Signalled::Refused,
+    }
+    let killed = Tree::new(root, root_pid, &[]).kill_members();
+    Signalled::Sent(killed + usize::from(send(root, libc::SIGKILL)))
+}
+
+/// Sends a signal to a process and everything below it, from the top down.
 ///
 /// Nothing is frozen, so a tree that is forking may be hit in part. Doesn't block.
-pub fn signal_tree(root: &PidFd, root_pid: u32, signal: i32) -> usize {
+pub fn signal_tree(root: &PidFd, root_pid: u32, signal: i32) -> Signalled {
+    match root.signal(0) {
+        Ok(true) => {}
+        Ok(false) => return Signalled::Gone,
+        Err(_) => return Signalled::Refused,
+    }
     // Found before anyone is signalled, since who dies of it loses its children.
     let mut tree = Tree::new(root, root_pid, &[]);
     tree.gather();
     let members = tree.members.iter().map(|member| &member.process);
     let everyone = std::iter::once(root).chain(members);
-    everyone.filter(|process| send(process, signal)).count()
+    Signalled::Sent(everyone.filter(|process| send(process, signal)).count())
 }
 
 /// The children of the calling process that have not been reaped. Doesn't block.
@@ -359,7 +378,10 @@ mod tests {
         }
 
         fn kill(&self) -> usize {
-            kill_tree(&self.process, self.child.id())
+            match kill_tree(&self.process, self.child.id()) {
+                Signalled::Sent(count) => count,
+                Signalled::Gone | Signalled::Refused => 0,
+            }
         }
     }
 
@@ -481,10 +503,10 @@ mod tests {
         await_exit(&process);
         assert!(!descendants(std::process::id()).contains(&child.id()));
         child.wait().unwrap();
-        assert_eq!(kill_tree(&process, child.id()), 0);
+        assert_eq!(kill_tree(&process, child.id()), Signalled::Gone);
         // The pid of a live process with the pidfd of a dead one: nobody below it is touched.
         let shell = Shell::start("sleep 1000 & echo $!; wait", 1);
-        assert_eq!(signal_tree(&process, shell.child.id(), libc::SIGKILL), 0);
+        assert_eq!(signal_tree(&process, shell.child.id(), libc::SIGKILL), Signalled::Gone);
         assert!(is_alive(&shell.process));
     }
 
@@ -502,7 +524,10 @@ mod tests {
     #[test]
     fn other_signals_reach_everyone_too() {
         let shell = Shell::start("sleep 1000 & echo $!; wait", 1);
-        assert_eq!(signal_tree(&shell.process, shell.child.id(), libc::SIGTERM), 2);
+        assert_eq!(
+            signal_tree(&shell.process, shell.child.id(), libc::SIGTERM),
+            Signalled::Sent(2)
+        );
         await_exit(&shell.process);
         await_gone(&shell.pids);
     }

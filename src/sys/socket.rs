@@ -87,19 +87,25 @@ pub fn recv(fd: BorrowedFd<'_>, bytes: &mut [u8]) -> Result<Option<usize>> {
     unless_would_block("receive from a peer", Errno::result(received).map(isize::unsigned_abs))
 }
 
+/// A message with the fds that came along.
+#[derive(Debug)]
+pub struct Message {
+    /// How many bytes it has.
+    pub count: usize,
+    /// The fds that arrived; none of them if one was lost.
+    pub fds: Vec<OwnedFd>,
+    /// Whether fds were lost: this process has too many open, or there were more than [`MAX_FDS`].
+    /// The bytes are whole all the same.
+    pub has_lost_fds: bool,
+}
+
 /// Receives like [`recv`], and the fds that came with the bytes. **Blocks** if the socket does.
-///
-/// More than [`MAX_FDS`] fds, or more than this process may have open, is an error; none of them is
-/// left open then.
-pub fn recv_with_fds(
-    fd: BorrowedFd<'_>,
-    bytes: &mut [u8],
-) -> Result<Option<(usize, Vec<OwnedFd>)>> {
-    match receive_message(fd, bytes)? {
-        None => Ok(None),
-        Some((count, fds, false)) => Ok(Some((count, fds))),
-        Some((_, _, true)) => Err(Error::errno("receive all fds of a peer", Errno::EMSGSIZE)),
-    }
+pub fn recv_with_fds(fd: BorrowedFd<'_>, bytes: &mut [u8]) -> Result<Option<Message>> {
+    let received = receive_message(fd, bytes)?;
+    Ok(received.map(|(count, fds, has_lost_fds)| {
+        let fds = if has_lost_fds { Vec::new() } else { fds };
+        Message { count, fds, has_lost_fds }
+    }))
 }
 
 /// Receives bytes and fds; the flag says that not all fds could be received.
@@ -261,9 +267,10 @@ mod tests {
         let fds: Vec<_> = wakers.iter().map(AsFd::as_fd).collect();
         assert_eq!(send_with_fds(ours.as_fd(), b"take", &fds).unwrap(), Some(4));
         let mut buffer = [0; 16];
-        let (count, came) = recv_with_fds(theirs.as_fd(), &mut buffer).unwrap().unwrap();
-        assert_eq!((count, came.len()), (4, MAX_FDS));
-        for (waker, fd) in wakers.iter().zip(came) {
+        let message = recv_with_fds(theirs.as_fd(), &mut buffer).unwrap().unwrap();
+        assert_eq!((message.count, message.fds.len()), (4, MAX_FDS));
+        assert!(!message.has_lost_fds);
+        for (waker, fd) in wakers.iter().zip(message.fds) {
             assert!(is_cloexec(fd.as_fd()));
             Waker::from_owned(fd).unwrap().wake();
             assert!(is_readable(waker.as_fd()).unwrap());
@@ -277,15 +284,15 @@ mod tests {
         let mut buffer = [0; 16];
         assert!(recv_with_fds(theirs.as_fd(), &mut buffer).unwrap().is_none());
         send(ours.as_fd(), &io(b"x")).unwrap();
-        let (count, fds) = recv_with_fds(theirs.as_fd(), &mut buffer).unwrap().unwrap();
-        assert_eq!((count, fds.len()), (1, 0));
+        let message = recv_with_fds(theirs.as_fd(), &mut buffer).unwrap().unwrap();
+        assert_eq!((message.count, message.fds.len(), message.has_lost_fds), (1, 0, false));
         close(ours);
-        let (count, _) = recv_with_fds(theirs.as_fd(), &mut buffer).unwrap().unwrap();
-        assert_eq!(count, 0);
+        let message = recv_with_fds(theirs.as_fd(), &mut buffer).unwrap().unwrap();
+        assert_eq!(message.count, 0);
     }
 
     #[test]
-    fn too_many_fds_are_refused_and_closed() {
+    fn too_many_fds_are_lost_and_closed() {
         let (ours, theirs) = pair().unwrap();
         let (reader, writer) = nix::unistd::pipe().unwrap();
         let too_many = [writer.as_fd(); MAX_FDS + 1];
@@ -293,7 +300,8 @@ mod tests {
         assert!(send_with_fds(ours.as_fd(), b"", &too_many[..1]).is_err());
         let raw = too_many.map(|fd| fd.as_raw_fd());
         send_message(ours.as_fd(), &io(b"x"), &raw).unwrap();
-        assert!(recv_with_fds(theirs.as_fd(), &mut [0; 4]).is_err());
+        let message = recv_with_fds(theirs.as_fd(), &mut [0; 4]).unwrap().unwrap();
+        assert_eq!((message.count, message.fds.len(), message.has_lost_fds), (1, 0, true));
         // The pipe ends only when the last copy of its writing end is closed.
         drop(writer);
         assert_eq!(nix::unistd::read(&reader, &mut [0; 1]).unwrap(), 0);

@@ -18,6 +18,14 @@ pub enum Request {
         /// The worker.
         worker: u64,
     },
+    /// Send a signal to a worker, since the supervisor can't: it has no descriptor of the process, or
+    /// may not signal it. SIGKILL takes the whole tree.
+    Signal {
+        /// The worker.
+        worker: u64,
+        /// The signal.
+        signal: i32,
+    },
 }
 
 /// Zygote to supervisor.
@@ -34,6 +42,13 @@ pub enum Report {
     },
     /// A worker's process could not be made.
     ForkFailed {
+        /// The worker.
+        worker: u64,
+        /// What the operating system said.
+        reason: String,
+    },
+    /// A worker could not be signalled.
+    SignalRefused {
         /// The worker.
         worker: u64,
         /// What the operating system said.
@@ -127,6 +142,7 @@ mod tests {
             Report::Ready,
             Report::Forked { worker: 3, pid: 4242 },
             Report::ForkFailed { worker: 1, reason: "no more processes".into() },
+            Report::SignalRefused { worker: 1, reason: "not permitted".into() },
             Report::Exited {
                 worker: 9,
                 exit: Exit::Signal(9),

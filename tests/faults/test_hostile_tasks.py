@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from processes import (
     await_death,
     await_pid,
     await_pids,
+    eventually,
     kill_session,
     run_script,
     start_script,
@@ -34,6 +36,7 @@ HOSTILE = [
     hostile.point_descriptors_elsewhere,
     hostile.shut_sockets_down,
     hostile.make_everything_blocking,
+    hostile.fill_and_block_eventfds,
     hostile.leave_threads,
     hostile.block_all_signals,
     hostile.replace_signal_handlers,
@@ -50,6 +53,7 @@ TO_DESCRIPTORS = [
     hostile.scribble_over_shared_memory,
     hostile.shut_sockets_down,
     hostile.make_everything_blocking,
+    hostile.fill_and_block_eventfds,
 ]
 
 
@@ -264,3 +268,17 @@ def test_the_supervisor_is_never_in_the_way(
         future.exception(30)
     release.touch()
     assert neighbour.result(20) == int(begun.read_text())
+
+
+def test_no_deadline_waits_for_what_a_task_has_taken_away(
+    pool_of_two: deadpool.Deadpool, begun: Path
+) -> None:
+    stealing = pool_of_two.submit(hostile.steal_from_eventfds, begun, 3.0)
+    eventually(begun.exists)
+    while not stealing.done():
+        # Each of these wakes a supervisor that sleeps.
+        pool_of_two.resize(2)
+        time.sleep(0.0005)
+    assert stealing.result(20) == "stolen"
+    late = pool_of_two.submit(tasks.sleep, 3600, deadpool_timeout=0.2)
+    assert isinstance(late.exception(20), deadpool.TimeoutError)

@@ -72,6 +72,36 @@ def make_everything_blocking() -> str:
     return "toggled"
 
 
+def fill_and_block_eventfds() -> str:
+    """Leave no room in any eventfd that this process can write to, and make it wait for some."""
+    for fd in range(256):
+        with contextlib.suppress(OSError):
+            if str(Path(f"/proc/self/fd/{fd}").readlink()) == "anon_inode:[eventfd]":
+                os.set_blocking(fd, False)
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_write(fd, 2**64 - 2)
+                os.set_blocking(fd, True)
+    return "filled"
+
+
+def steal_from_eventfds(begun: Path, seconds: float) -> str:
+    """Take what other processes are told by each eventfd, for a while, and make them wait for more."""
+    eventfds = []
+    for fd in range(256):
+        with contextlib.suppress(OSError):
+            if str(Path(f"/proc/self/fd/{fd}").readlink()) == "anon_inode:[eventfd]":
+                eventfds.append(fd)
+    begun.touch()
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        for fd in eventfds:
+            os.set_blocking(fd, False)
+            with contextlib.suppress(OSError):
+                os.eventfd_read(fd)
+            os.set_blocking(fd, True)
+    return "stolen"
+
+
 def leave_threads() -> str:
     for _ in range(20):
         threading.Thread(target=time.sleep, args=(3600,)).start()

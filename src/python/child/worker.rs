@@ -10,8 +10,8 @@ use pyo3::types::{PyDict, PyTuple};
 
 use crate::child::session::{Ended, Interpreter, Reply, Session};
 use crate::child::watcher::{self, Watcher};
+use crate::sys::bell::Bell;
 use crate::sys::pidfd::PidFd;
-use crate::sys::waker::Waker;
 use crate::sys::{fork_guard, malloc, memory, prctl, signals};
 use crate::wire::page::PageUser;
 use crate::wire::payload::Payload;
@@ -22,20 +22,20 @@ use crate::python::pickling::Serializer;
 
 use super::encoding::{encode_exception, unpicklable_result};
 
-/// The waker of the supervisor and the page, for the handler of the stack signal.
+/// The page and the bell of the supervisor, for the handler of the stack signal.
 static STACK_PAGE: AtomicPtr<PageUser> = AtomicPtr::new(std::ptr::null_mut());
-static STACK_WAKER: AtomicPtr<Waker> = AtomicPtr::new(std::ptr::null_mut());
+static STACK_BELL: AtomicPtr<Bell> = AtomicPtr::new(std::ptr::null_mut());
 
 /// Tells the supervisor that `faulthandler`, which calls this after itself, has written the stack.
 extern "C" fn stack_written(_signal: libc::c_int) {
     let page = STACK_PAGE.load(Ordering::Acquire);
-    let waker = STACK_WAKER.load(Ordering::Acquire);
+    let bell = STACK_BELL.load(Ordering::Acquire);
     // SAFETY: both were leaked before this handler was installed, and their methods are
     // async-signal-safe.
     unsafe {
-        if let (Some(page), Some(waker)) = (page.as_ref(), waker.as_ref()) {
+        if let (Some(page), Some(bell)) = (page.as_ref(), bell.as_ref()) {
             page.mark_stack_dumped();
-            waker.wake();
+            bell.ring();
         }
     }
 }
@@ -61,28 +61,25 @@ struct Settings {
 
 #[pymethods]
 impl Worker {
-    /// Take over the descriptors of a new worker: socket, page, control, supervisor, parent.
+    /// Take over the descriptors of a new worker: socket, page, control, parent.
     #[new]
     fn new(
-        fds: [RawFd; 5],
+        fds: [RawFd; 4],
         serializer: &Bound<'_, PyAny>,
         max_memory_bytes: Option<u64>,
         trim_threshold_bytes: Option<u64>,
     ) -> PyResult<Self> {
-        let [socket, page, control, supervisor, parent] = fds.map(own);
+        let [socket, page, control, parent] = fds.map(own);
         prctl::become_subreaper()?;
         prctl::set_name(c"deadpool-worker")?;
         let page = Arc::new(PageUser::from_owned(page)?);
-        let waker = supervisor.try_clone()?;
-        let watcher = Watcher {
-            parent: PidFd::from_owned(parent),
-            control: Waker::from_owned(control)?,
-            supervisor,
-            page: Arc::clone(&page),
-        };
+        let control = Bell::from_owned(control);
+        let bell = control.try_clone()?;
+        let watcher =
+            Watcher { parent: PidFd::from_owned(parent), control, page: Arc::clone(&page) };
         watcher.start(run_exit_handlers)?;
         STACK_PAGE.store(Arc::into_raw(Arc::clone(&page)).cast_mut(), Ordering::Release);
-        STACK_WAKER.store(Box::into_raw(Box::new(Waker::from_owned(waker)?)), Ordering::Release);
+        STACK_BELL.store(Box::into_raw(Box::new(bell)), Ordering::Release);
         // SAFETY: the handler is async-signal-safe and stays for the life of the process.
         unsafe {
             let handler = stack_written as extern "C" fn(libc::c_int);

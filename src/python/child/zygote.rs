@@ -24,8 +24,8 @@ pub(super) fn run_zygote(control: RawFd, fork: &Bound<'_, PyAny>) -> PyResult<()
             fds: &WorkerFds,
             inherited: &[RawFd],
         ) -> Result<u32, String> {
-            let WorkerFds { socket, page, control, supervisor, parent } = fds;
-            let fds = [socket, page, control, supervisor, parent].map(AsRawFd::as_raw_fd);
+            let WorkerFds { socket, page, control, parent } = fds;
+            let fds = [socket, page, control, parent].map(AsRawFd::as_raw_fd);
             let forked = self.0.call1((worker, fds.to_vec(), inherited.to_vec()));
             forked.and_then(|pid| pid.extract()).map_err(|error| error.to_string())
         }

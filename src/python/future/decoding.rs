@@ -136,6 +136,7 @@ fn failure_to_exception(
 fn set_report(facts: &Bound<'_, PyDict>, report: &DeathReport) -> PyResult<()> {
     facts.set_item("pid", report.pid)?;
     facts.set_item("exitcode", report.exit.exitcode())?;
+    facts.set_item("survives", report.survives.as_deref())?;
     facts.set_item("rss_bytes", report.rss_bytes)?;
     facts.set_item("oom_killed", report.oom_killed)?;
     facts.set_item("stack", report.stack.as_deref())

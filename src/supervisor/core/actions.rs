@@ -5,15 +5,16 @@ use std::sync::Arc;
 use crate::exit_status::ExitStatus;
 use crate::ids::{TaskId, WorkerId};
 use crate::policy::event::{Action, Event};
-use crate::supervisor::messages::Outcome;
-use crate::supervisor::messages::{Command, Completion};
+use crate::supervisor::messages::{Command, Completion, Outcome};
 use crate::supervisor::remote::Remote;
 use crate::supervisor::report;
-use crate::sys::{memory, signals};
+use crate::sys::process_tree::Signalled;
+use crate::sys::{clock, memory, signals};
 use crate::wire::frame::{Header, Kind};
 use crate::wire::payload::Payload;
+use crate::wire::protocol::{soft_timeout_signal, stack_signal};
 
-use super::{Baggage, Core, Debt};
+use super::{Baggage, CLEARING_GRACE, Core, Debt};
 
 impl<S: Send + Sync + 'static> Core<S> {
     pub(super) fn apply(&mut self, action: Action<Baggage<S>, Payload>) {
@@ -39,10 +40,10 @@ impl<S: Send + Sync + 'static> Core<S> {
             }
             Action::Interrupt { worker, seq } => self.interrupt(worker, seq),
             Action::InterruptAgain { worker, seq } => {
-                self.with_remote(worker, |remote| remote.interrupt_again(seq));
+                self.signal_by(worker, soft_timeout_signal(), |remote| remote.interrupt_again(seq));
             }
             Action::Signal { worker, signal } => {
-                self.with_remote(worker, |remote| remote.signal(signal));
+                self.signal_by(worker, signal, |remote| remote.signal(signal));
             }
             Action::Kill(id) => self.kill(id),
             Action::Nudge(id) => self.nudge(id),
@@ -87,8 +88,7 @@ impl<S: Send + Sync + 'static> Core<S> {
         }
         let amid_frame = remote.is_amid_frame();
         self.with_remote(id, |remote| remote.send_task(seq, &payload));
-        if amid_frame && self.pool.workers().any(|(it, worker)| it == id && worker.queue.len() == 1)
-        {
+        if amid_frame && self.pool.worker(id).is_some_and(|worker| worker.queue.len() == 1) {
             // A task has written to the connection; what this one answers would be taken for the rest.
             let reason = "it began a frame and did not finish it".to_owned();
             self.events.push_back(Event::Condemned { worker: id, reason });
@@ -105,11 +105,7 @@ impl<S: Send + Sync + 'static> Core<S> {
     }
 
     pub(super) fn interrupt(&mut self, id: WorkerId, seq: u32) {
-        let head = self
-            .pool
-            .workers()
-            .find(|&(worker, _)| worker == id)
-            .and_then(|(_, worker)| worker.queue.front());
+        let head = self.pool.worker(id).and_then(|worker| worker.queue.front());
         let sent = head.copied();
         // Told first, so that it is known before the task ends of it.
         if let Some(baggage) =
@@ -118,7 +114,25 @@ impl<S: Send + Sync + 'static> Core<S> {
             let handle = Arc::clone(&baggage.handle);
             self.tell(Completion::Interrupted(handle));
         }
-        self.with_remote(id, |remote| remote.interrupt(seq));
+        self.signal_by(id, soft_timeout_signal(), |remote| remote.interrupt(seq));
+    }
+
+    /// Signal a worker, or have its zygote do so where this process may not. Returns whether it is sent.
+    fn signal_by(
+        &mut self,
+        id: WorkerId,
+        signal: i32,
+        act: impl FnOnce(&mut Remote) -> Signalled,
+    ) -> bool {
+        let Some(remote) = self.remotes.0.get_mut(&id) else { return false };
+        match act(remote) {
+            Signalled::Sent(_) => true,
+            Signalled::Gone => false,
+            Signalled::Refused => self
+                .zygotes
+                .get(&remote.zygote)
+                .is_some_and(|zygote| zygote.signal_worker(id, signal)),
+        }
     }
 
     pub(super) fn end(
@@ -130,17 +144,47 @@ impl<S: Send + Sync + 'static> Core<S> {
         if baggage.waits {
             self.gate.leave();
         }
-        if let Some(remote) = worker.and_then(|id| self.remotes.0.get_mut(&id)) {
+        if let Some((id, remote)) =
+            worker.and_then(|id| self.remotes.0.get_mut(&id).map(|remote| (id, remote)))
+        {
             baggage.handle.set_pid(remote.pid());
+            let is_killed = matches!(outcome, Outcome::Failed(_)) && remote.exit.is_none();
+            if is_killed && remote.awaits_kill.is_some() && remote.survives.is_none() {
+                // Its code may still run: it ends when the worker has, or can't be killed.
+                self.held_ends.entry(id).or_default().push((baggage.handle, outcome));
+                return;
+            }
             report::describe(&mut outcome, remote, &mut self.oom);
         }
         self.deliver(baggage.handle, outcome);
     }
 
+    /// Deliver the ends that waited for what becomes of a worker.
+    pub(super) fn release_ends(&mut self, id: WorkerId) {
+        for (handle, mut outcome) in self.held_ends.remove(&id).unwrap_or_default() {
+            if let Some(remote) = self.remotes.0.get_mut(&id) {
+                report::describe(&mut outcome, remote, &mut self.oom);
+            }
+            self.deliver(handle, outcome);
+        }
+    }
+
+    /// A worker can't be killed by this process, nor by its zygote.
+    pub(super) fn kill_refused(&mut self, id: WorkerId, reason: &str) {
+        let Some(remote) = self.remotes.0.get_mut(&id) else { return };
+        if remote.survives.is_none() {
+            let pid = remote.pid().unwrap_or_default();
+            remote.survives = Some(reason.to_owned());
+            let message = format!("worker {pid} can't be killed: {reason}");
+            self.tell(Completion::Log(log::Level::Error, message));
+        }
+        self.release_ends(id);
+    }
+
     pub(super) fn capture_stack(&mut self, id: WorkerId) {
         let Some(remote) = self.remotes.0.get_mut(&id) else { return };
         remote.rss_bytes = remote.pid().and_then(memory::rss_bytes).or(remote.rss_bytes);
-        if remote.ask_for_stack() {
+        if self.signal_by(id, stack_signal(), Remote::ask_for_stack) {
             self.owing.push((id, Debt::Stack));
         } else {
             self.events.push_back(Event::StackDone(id));
@@ -148,7 +192,7 @@ impl<S: Send + Sync + 'static> Core<S> {
     }
 
     pub(super) fn kill(&mut self, id: WorkerId) {
-        self.with_remote(id, Remote::kill);
+        self.kill_process(id);
         let Some(remote) = self.remotes.0.get(&id).filter(|remote| remote.process.is_none()) else {
             return;
         };
@@ -157,6 +201,23 @@ impl<S: Send + Sync + 'static> Core<S> {
         if withdrawn {
             // There is no process of it and there will be none.
             self.events.push_back(Event::Exited { worker: id, exit: ExitStatus::Unknown });
+        }
+    }
+
+    /// Kill the process of a worker, or have its zygote kill it.
+    pub(super) fn kill_process(&mut self, id: WorkerId) {
+        let Some(remote) = self.remotes.0.get_mut(&id) else { return };
+        if remote.kill() != Signalled::Refused {
+            return;
+        }
+        // The policy kills again what is still there after a second.
+        let now = clock::now();
+        let asked = *remote.awaits_kill.get_or_insert(now);
+        let zygote = self.zygotes.get(&remote.zygote);
+        if !zygote.is_some_and(|zygote| zygote.signal_worker(id, libc::SIGKILL)) {
+            self.kill_refused(id, "this process may not signal it, and its zygote is gone");
+        } else if now.since(asked) > CLEARING_GRACE {
+            self.kill_refused(id, "this process may not signal it, and its zygote does not answer");
         }
     }
 

@@ -73,6 +73,9 @@ struct Baggage<S> {
     waits: bool,
 }
 
+/// The end of a task that is not told yet.
+type HeldEnd<S> = (Arc<TaskHandle<S>>, Outcome);
+
 /// Something that a worker writes into its page when it is asked to.
 #[derive(Clone, Copy, Debug)]
 enum Debt {
@@ -112,6 +115,8 @@ pub struct Core<S> {
     owing: Vec<(WorkerId, Debt)>,
     // Workers whose end is waited for, and until when.
     leaving: FxHashMap<WorkerId, Time>,
+    // Ends of tasks whose worker has yet to be killed by its zygote.
+    held_ends: FxHashMap<WorkerId, Vec<HeldEnd<S>>>,
     // Workers whose ring was not empty when their turn was over.
     unfinished: Vec<WorkerId>,
 }
@@ -159,6 +164,7 @@ impl<S: Send + Sync + 'static> Core<S> {
             scratch: vec![0; SCRATCH_BYTES],
             owing: Vec::new(),
             leaving: FxHashMap::default(),
+            held_ends: FxHashMap::default(),
             unfinished: Vec::new(),
         };
         core.pool.start(clock::now(), &mut core.remotes, &mut core.actions);
@@ -238,8 +244,10 @@ impl<S: Send + Sync + 'static> Core<S> {
 
     /// End everything: the supervisor can't go on.
     pub(super) fn abandon(&mut self, reason: &str) {
-        for remote in self.remotes.0.values_mut() {
-            remote.kill();
+        for id in self.remotes.0.keys().copied().collect::<Vec<_>>() {
+            self.kill_process(id);
+            // Nothing follows that could tell more.
+            self.release_ends(id);
         }
         for zygote in self.zygotes.values() {
             zygote.dismiss();

@@ -64,7 +64,7 @@ impl<S: Send + Sync + 'static> Core<S> {
 
     pub(super) fn flush_zygote(&mut self, id: u64) {
         let Some(zygote) = self.zygotes.get_mut(&id) else { return };
-        for (worker, reason) in zygote.flush([self.waker.as_fd(), self.parent.as_fd()]) {
+        for (worker, reason) in zygote.flush(self.parent.as_fd()) {
             self.events.push_back(Event::StartFailed { worker, reason });
         }
     }
@@ -110,12 +110,20 @@ impl<S: Send + Sync + 'static> Core<S> {
             Report::Ready => {}
             Report::Forked { worker, pid } => {
                 let id = WorkerId::new(worker);
-                if let Some(fd) = fd {
-                    self.forked(id, Process { pid, pidfd: PidFd::from_owned(fd) });
+                match fd {
+                    Some(fd) => self.forked(id, Process { pid, pidfd: PidFd::from_owned(fd) }),
+                    // It can't be followed, so it must not be. Only this start is lost.
+                    None => self.give_up_unseen(id),
                 }
             }
             Report::ForkFailed { worker, reason } => {
                 self.events.push_back(Event::StartFailed { worker: WorkerId::new(worker), reason });
+            }
+            Report::SignalRefused { worker, reason } => {
+                let id = WorkerId::new(worker);
+                if self.remotes.0.get(&id).is_some_and(|remote| remote.awaits_kill.is_some()) {
+                    self.kill_refused(id, &reason);
+                }
             }
             Report::Exited { worker, exit, peak_rss_bytes, leaves } => {
                 let id = WorkerId::new(worker);
@@ -134,6 +142,17 @@ impl<S: Send + Sync + 'static> Core<S> {
         }
     }
 
+    /// A worker was forked, and the descriptor of its process was lost on the way.
+    fn give_up_unseen(&mut self, id: WorkerId) {
+        let zygote = self.remotes.0.get(&id).map(|remote| remote.zygote);
+        if let Some(zygote) = zygote.and_then(|zygote| self.zygotes.get(&zygote)) {
+            // One that can't be asked is about to go, and takes the worker along.
+            zygote.signal_worker(id, libc::SIGKILL);
+        }
+        let reason = "failed to receive the descriptor of its process: too many open files";
+        self.events.push_back(Event::StartFailed { worker: id, reason: reason.to_owned() });
+    }
+
     pub(super) fn forked(&mut self, id: WorkerId, process: Process) {
         let pid = process.pid;
         let Some(remote) = self.remotes.0.get_mut(&id) else {
@@ -146,10 +165,13 @@ impl<S: Send + Sync + 'static> Core<S> {
             .add(process.pidfd.as_fd(), Token::Process(id).pack(), Interest::READ)
             .and_then(|()| {
                 self.poller.add(remote.socket().as_fd(), Token::Socket(id).pack(), Interest::READ)
+            })
+            .and_then(|()| {
+                self.poller.add(remote.control().as_fd(), Token::Control(id).pack(), Interest::READ)
             });
         remote.process = Some(process);
         if remote.doomed || watched.is_err() {
-            remote.kill();
+            self.kill_process(id);
         }
         self.tell(Completion::WorkerUp(pid));
         self.events.push_back(Event::Forked { worker: id, pid });
@@ -192,6 +214,7 @@ impl<S: Send + Sync + 'static> Core<S> {
                 .as_ref()
                 .map_or(ExitStatus::Unknown, |process| process.pidfd.exit_status())
         });
+        self.release_ends(id);
         // What it had sent before it went comes first.
         self.receive(id);
         self.events.push_back(Event::Exited { worker: id, exit });
@@ -269,6 +292,7 @@ impl<S: Send + Sync + 'static> Core<S> {
 
     pub(super) fn forget(&mut self, id: WorkerId) {
         self.forget_process(id);
+        self.release_ends(id);
         let Some(remote) = self.remotes.0.remove(&id) else { return };
         if let Some(pid) = remote.pid() {
             self.tell(Completion::WorkerDown(pid, remote.exit.unwrap_or(ExitStatus::Unknown)));
@@ -276,6 +300,7 @@ impl<S: Send + Sync + 'static> Core<S> {
             self.doubt_zygote(remote.zygote, id);
         }
         let _ = self.poller.remove(remote.socket().as_fd());
+        let _ = self.poller.remove(remote.control().as_fd());
         self.leaving.remove(&id);
         if self.zygote_each
             && let Some(zygote) = self.zygotes.remove(&remote.zygote)

@@ -19,6 +19,7 @@ pub(super) enum Token {
     Timer,
     Socket(WorkerId),
     Process(WorkerId),
+    Control(WorkerId),
     Zygote(u64),
     ZygoteProcess(u64),
 }
@@ -28,21 +29,23 @@ impl Token {
         match self {
             Self::Waker => 0,
             Self::Timer => 1,
-            Self::Socket(id) => id.get() << 2,
-            Self::Process(id) => id.get() << 2 | 1,
-            Self::Zygote(id) => id << 2 | 2,
-            Self::ZygoteProcess(id) => id << 2 | 3,
+            Self::Socket(id) => id.get() << 3,
+            Self::Process(id) => id.get() << 3 | 1,
+            Self::Zygote(id) => id << 3 | 2,
+            Self::ZygoteProcess(id) => id << 3 | 3,
+            Self::Control(id) => id.get() << 3 | 4,
         }
     }
 
     pub(super) fn unpack(token: u64) -> Self {
-        match (token, token & 3) {
+        match (token, token & 7) {
             (0, _) => Self::Waker,
             (1, _) => Self::Timer,
-            (_, 0) => Self::Socket(WorkerId::new(token >> 2)),
-            (_, 1) => Self::Process(WorkerId::new(token >> 2)),
-            (_, 2) => Self::Zygote(token >> 2),
-            _ => Self::ZygoteProcess(token >> 2),
+            (_, 0) => Self::Socket(WorkerId::new(token >> 3)),
+            (_, 1) => Self::Process(WorkerId::new(token >> 3)),
+            (_, 2) => Self::Zygote(token >> 3),
+            (_, 3) => Self::ZygoteProcess(token >> 3),
+            _ => Self::Control(WorkerId::new(token >> 3)),
         }
     }
 }
@@ -50,10 +53,8 @@ impl Token {
 impl<S: Send + Sync + 'static> Core<S> {
     pub(super) fn on_ready(&mut self, token: u64, readable: bool, writable: bool) {
         match Token::unpack(token) {
-            Token::Waker => {
-                self.waker.drain();
-                self.collect_debts();
-            }
+            Token::Waker => self.waker.drain(),
+            Token::Control(id) => self.hear_control(id),
             Token::Timer => {
                 self.timer.drain();
                 self.armed = None;
@@ -71,6 +72,17 @@ impl<S: Send + Sync + 'static> Core<S> {
             Token::ZygoteProcess(id) => self.zygote_process_gone(id),
         }
         self.process_events();
+    }
+
+    /// The watcher of a worker, or its handler of the stack signal, has rung.
+    fn hear_control(&mut self, id: WorkerId) {
+        if let Some(remote) = self.remotes.0.get(&id)
+            && !remote.control().silence()
+        {
+            // The worker is gone, of which its pidfd tells, or its task has shut this.
+            let _ = self.poller.remove(remote.control().as_fd());
+        }
+        self.collect_debts();
     }
 
     pub(super) fn collect_debts(&mut self) {
@@ -174,9 +186,15 @@ mod tests {
     #[test]
     fn tokens_survive_the_poller() {
         let id = WorkerId::new(5);
-        for token in
-            [Token::Waker, Token::Timer, Token::Socket(id), Token::Process(id), Token::Zygote(7)]
-        {
+        for token in [
+            Token::Waker,
+            Token::Timer,
+            Token::Socket(id),
+            Token::Process(id),
+            Token::Control(id),
+            Token::Zygote(7),
+            Token::ZygoteProcess(7),
+        ] {
             assert_eq!(Token::unpack(token.pack()), token);
         }
     }
