@@ -10,6 +10,7 @@ use nix::sys::stat::fstat;
 use nix::unistd::ftruncate;
 
 use super::FailedTo;
+use super::descriptor::above_standard;
 use crate::error::{Error, Result};
 
 /// A memfd of a fixed size.
@@ -27,7 +28,7 @@ impl SharedMemory {
     /// The name is for `/proc/<pid>/maps` and need not be unique.
     pub fn create(name: &CStr, len: usize) -> Result<Self> {
         let size = i64::try_from(len).map_err(|_| Error::errno("create a memfd", Errno::EFBIG))?;
-        let fd = create_unsized(name).failed_to("create a memfd")?;
+        let fd = above_standard(create_unsized(name).failed_to("create a memfd")?)?;
         ftruncate(&fd, size).failed_to("size a memfd")?;
         let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
         fcntl(&fd, FcntlArg::F_ADD_SEALS(seals)).failed_to("seal a memfd")?;

@@ -19,6 +19,7 @@ compile_error!("deadpool needs a 64-bit Linux");
 
 pub mod bell;
 pub mod clock;
+mod descriptor;
 pub mod fork_guard;
 pub mod futex;
 pub mod limits;

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use procfs::ProcessCGroup;
 use procfs::process::{MountInfo, Process};
 
+use super::descriptor::above_standard;
 use super::proc_file;
 
 /// Watches the narrowest counter there is for a process.
@@ -35,7 +36,7 @@ impl OomWatch {
         let counter = candidates(&cgroups, &mounts)
             .into_iter()
             .chain([machine])
-            .filter_map(|path| File::open(path).ok())
+            .filter_map(|path| Some(File::from(above_standard(File::open(path).ok()?).ok()?)))
             .find(|file| read_count(file).is_some());
         Self { counter }
     }
@@ -44,7 +45,12 @@ impl OomWatch {
     ///
     /// Doesn't block.
     pub fn of_machine() -> Self {
-        Self { counter: File::open("/proc/vmstat").ok() }
+        Self {
+            counter: File::open("/proc/vmstat")
+                .ok()
+                .and_then(|file| above_standard(file).ok())
+                .map(File::from),
+        }
     }
 
     /// Watches a file that looks like the kernel's.

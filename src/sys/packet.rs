@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
 use super::FailedTo as _;
+use super::descriptor::above_standard;
 use crate::error::Result;
 
 /// The most bytes of one message.
@@ -12,6 +13,8 @@ pub const MAX_BYTES: usize = 4096;
 
 /// A connected pair of `AF_UNIX` sockets of type `SOCK_SEQPACKET`.
 pub fn pair() -> Result<(OwnedFd, OwnedFd)> {
-    socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
-        .failed_to("create a pair of sockets")
+    let (one, other) =
+        socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+            .failed_to("create a pair of sockets")?;
+    Ok((above_standard(one)?, above_standard(other)?))
 }

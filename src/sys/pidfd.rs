@@ -5,6 +5,7 @@ use std::ptr;
 
 use nix::errno::Errno;
 
+use super::descriptor::above_standard;
 use super::poller::is_readable;
 use super::{FailedTo, proc_file, wait};
 use crate::error::{Error, Result};
@@ -29,7 +30,7 @@ impl PidFd {
         let fd = i32::try_from(fd).map_err(|_| Errno::EBADF)?;
         // SAFETY: the kernel has just made this fd for us; it is close-on-exec by itself.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        Ok(Self { fd })
+        above_standard(fd).map(|fd| Self { fd }).map_err(|_| Errno::EMFILE)
     }
 
     /// The calling process.

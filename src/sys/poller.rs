@@ -8,6 +8,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 use super::FailedTo;
+use super::descriptor::above_standard;
 use crate::error::{Error, Result};
 
 /// What to be told of an fd. A hang-up or an error is told in any case.
@@ -104,7 +105,7 @@ impl Poller {
     /// Makes an empty set.
     pub fn new() -> Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).failed_to("create an epoll")?;
-        Ok(Self { epoll })
+        Ok(Self { epoll: Epoll(above_standard(epoll.0)?) })
     }
 
     /// Watches `fd`, which is in the set not more than once.

@@ -16,6 +16,7 @@ use nix::sys::socket::{
 };
 
 use super::FailedTo;
+use super::descriptor::above_standard;
 use crate::error::{Error, Result};
 
 /// The most fds that one message may carry.
@@ -30,8 +31,10 @@ const CONTROL_WORDS: usize = 16;
 
 /// Makes two connected stream sockets that block.
 pub fn pair() -> Result<(OwnedFd, OwnedFd)> {
-    socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)
-        .failed_to("create a socket pair")
+    let (one, other) =
+        socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)
+            .failed_to("create a socket pair")?;
+    Ok((above_standard(one)?, above_standard(other)?))
 }
 
 /// Makes every user of `fd`'s open file unable to block on it.
@@ -130,7 +133,11 @@ fn receive_message(
     };
     // SAFETY: the kernel has just filled the message, and nothing of it was taken yet.
     let fds = unsafe { take_fds(&message) };
-    Ok(Some((count, fds, message.msg_flags & libc::MSG_CTRUNC != 0)))
+    let came = fds.len();
+    // One that can't be moved is lost, as one that there was no room for.
+    let fds: Vec<OwnedFd> = fds.into_iter().map_while(|fd| above_standard(fd).ok()).collect();
+    let has_lost_fds = message.msg_flags & libc::MSG_CTRUNC != 0 || fds.len() < came;
+    Ok(Some((count, fds, has_lost_fds)))
 }
 
 /// Room for one control message of [`MAX_FDS`] fds, in bytes.

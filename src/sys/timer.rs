@@ -8,6 +8,7 @@ use nix::sys::timer::{Expiration, TimerSetTimeFlags};
 use nix::sys::timerfd::{ClockId, TimerFd, TimerFlags};
 
 use super::FailedTo;
+use super::descriptor::above_standard;
 use crate::error::Result;
 use crate::time::Time;
 
@@ -22,6 +23,8 @@ impl Timer {
     pub fn new() -> Result<Self> {
         let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags).failed_to("create a timerfd")?;
+        // SAFETY: the descriptor is that of a timer, whatever its number.
+        let timer = unsafe { TimerFd::from_owned_fd(above_standard(timer)?) };
         Ok(Self { timer })
     }
 

@@ -6,6 +6,7 @@ use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::FailedTo;
+use super::descriptor::above_standard;
 use super::socket::set_nonblocking;
 use crate::error::Result;
 
@@ -22,8 +23,8 @@ impl Waker {
     /// Makes a waker.
     pub fn new() -> Result<Self> {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
-        let fd = EventFd::from_flags(flags).failed_to("create an eventfd")?.into();
-        Ok(Self { fd })
+        let fd = EventFd::from_flags(flags).failed_to("create an eventfd")?;
+        Ok(Self { fd: above_standard(fd)? })
     }
 
     /// Takes an eventfd that came from another process.

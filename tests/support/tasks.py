@@ -613,3 +613,11 @@ def register_and_spin(how: str, path: Path) -> None:
 
 
 _kept: list[Target] = []
+
+
+def standard_streams() -> tuple[list[str], int]:
+    """Return what this process has as its standard streams, and the number of the next file."""
+    streams = [str(Path(f"/proc/self/fd/{fd}").readlink()) for fd in range(3)]
+    opened = os.open("/dev/zero", os.O_RDONLY)
+    os.close(opened)
+    return streams, opened

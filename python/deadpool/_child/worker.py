@@ -97,6 +97,7 @@ def run_zygote(control: Descriptor, spec: Spec, inherited: Sequence[int]) -> Non
     close_all(inherited)
     if multiprocessing.get_start_method() == "fork":
         _forget_imports_under_way()
+        _forget_signals_of_parent()
     else:
         _close_pipes_on_exec()
     # What is there now stays for ever, in pages that all workers share.
@@ -132,6 +133,17 @@ def _forget_imports_under_way() -> None:
     for name, module in list(sys.modules.items()):
         if getattr(getattr(module, "__spec__", None), "_initializing", False):
             del sys.modules[name]
+
+
+def _forget_signals_of_parent() -> None:
+    """Keep signals to this process, and to workers, from reaching the parent's event loop.
+
+    The descriptor that wakes it is inherited by a fork, and so are handlers that shut the program down.
+    """
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _fork_worker(spec: Spec, worker: int, fds: list[int], inherited: list[int]) -> int:

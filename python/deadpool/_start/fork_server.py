@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import marshal
 import os
 import pickle
 import signal
@@ -20,6 +21,7 @@ import threading
 import time
 
 from .._child import packets
+from . import standard_streams
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,7 +53,8 @@ class _ForkServer:
     def __init__(self) -> None:
         self.pid: int | None = None
         self._pidfd: int | None = None
-        self._lock = threading.Lock()
+        # Reentrant, since a finalizer may make a pool while the server is started.
+        self._lock = threading.RLock()
         self._control: socket.socket | None = None
         # Requests without an answer, and since when there is one.
         self._unanswered = 0
@@ -71,11 +74,19 @@ class _ForkServer:
     def start_early(self) -> None:
         """Start it if it can be started, and does not run. Does not wait for that, and raises nothing.
 
-        It is tried again when it is needed, where somebody hears of what is wrong.
+        Another thread starts it: a signal handler that makes a pool, or waits for one, may interrupt
+        the calling thread, which must not hold the lock then. It is tried again when it is needed,
+        where the error is told.
         """
-        if is_possible():
-            with contextlib.suppress(Exception):
-                self.start()
+        if self._control is None and is_possible():
+            with contextlib.suppress(RuntimeError):
+                threading.Thread(
+                    target=self._try_to_start, name="deadpool-server", daemon=True
+                ).start()
+
+    def _try_to_start(self) -> None:
+        with contextlib.suppress(Exception):
+            self.start()
 
     def ask(self, task: int, start: int, answer: socket.socket, fds: list[int]) -> None:
         """Ask for a process. Does not wait for it.
@@ -118,11 +129,19 @@ class _ForkServer:
         raise OSError("the fork server is gone as soon as it is started")
 
     def _start(self) -> None:
+        with standard_streams.occupied():
+            self._start_process()
+
+    def _start_process(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
+        # The command line has a bound, and the path has none.
+        with theirs, open(os.memfd_create("deadpool-path"), "w+b") as path:  # noqa: PTH123
+            path.write(marshal.dumps(_path()))
+            path.seek(0)
             code = (
                 f"import gc; usual = gc.get_threshold(); gc.set_threshold({_STARTING_THRESHOLD}); "
-                f"import sys; sys.path[:] = {_path()!r}; from deadpool._child.fork_server import main; "
+                f"import marshal, sys; sys.path[:] = marshal.load(open({path.fileno()}, 'rb')); "
+                "from deadpool._child.fork_server import main; "
                 f"main({theirs.fileno()}, {os.getpid()}, usual)"
             )
             flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
@@ -131,7 +150,7 @@ class _ForkServer:
             before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             try:
                 child = subprocess.Popen(  # noqa: S603  # It is the interpreter that runs this.
-                    command, pass_fds=[theirs.fileno()], restore_signals=False
+                    command, pass_fds=[theirs.fileno(), path.fileno()], restore_signals=False
                 )
                 try:
                     self._pidfd = os.pidfd_open(child.pid)
@@ -204,7 +223,7 @@ class _ForkServer:
 
     def leave_to_parent(self) -> None:
         """Forget the server in a fork of this process: it is the parent's."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         if self._control is not None:
             self._control.close()
         if self._pidfd is not None:

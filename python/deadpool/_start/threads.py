@@ -16,7 +16,7 @@ from multiprocessing.process import BaseProcess
 from .. import _environ, _exit
 from .._child import fork as child_fork
 from .._child import worker as child_worker
-from . import fork_server_popen
+from . import fork_server_popen, standard_streams
 from .method import StartMethod
 
 TYPE_CHECKING = False
@@ -244,9 +244,10 @@ class Threads:
         # wait for it at exit. It ends when the supervisor or this process does.
         popen: Any
         if self._method.has_fork_server:
-            popen = fork_server_popen.Popen(process, control)
+            with standard_streams.occupied():
+                popen = fork_server_popen.Popen(process, control)
         else:
-            with _without_interrupts(self._method):
+            with standard_streams.occupied(), _without_interrupts(self._method):
                 make: Any = process._Popen  # type: ignore[attr-defined]
                 popen = (child_fork.Popen if self._method.name == "fork" else make)(process)
         self._zygotes[number] = popen
@@ -262,7 +263,8 @@ class Threads:
 
     def _try_to_reap(self, number: int) -> None:
         try:
-            self._reap(number)
+            with standard_streams.occupied():
+                self._reap(number)
         except Exception:
             # Without this thread no worker could ever be started again.
             _logger.warning("a zygote could not be waited for", exc_info=True)
