@@ -23,6 +23,9 @@ pub enum Error {
     /// Memory that is shared with a peer is not as it must be.
     #[error("use shared memory: {0}")]
     SharedMemory(&'static str),
+    /// There is no memory for so many bytes.
+    #[error("allocate {0} bytes")]
+    OutOfMemory(usize),
     /// A value is outside what is allowed.
     #[error("{0}")]
     Config(String),

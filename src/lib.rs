@@ -6,6 +6,7 @@
 pub mod child;
 pub mod error;
 pub mod exit_status;
+pub mod fallible;
 pub mod ids;
 pub mod outcome;
 pub mod policy;

@@ -15,6 +15,7 @@ fn decode(bytes: &[u8], cut: usize) -> (Frames, bool) {
     let mut frames = Vec::new();
     for read in bytes.chunks(cut.max(1)) {
         let fed = decoder.feed(read, |header, body| {
+            let body = body.unwrap();
             assert_eq!(header.len, body.len() as u64);
             frames.push((header, body));
         });

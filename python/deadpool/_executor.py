@@ -17,7 +17,7 @@ from ._checks import (
 )
 from ._core import ShutdownMode
 from ._future import Future
-from ._start import fork_server
+from ._start import fork_server, standard_streams
 from ._worker_info import WorkerInfo
 
 TYPE_CHECKING = False
@@ -131,6 +131,7 @@ class Deadpool(  # type: ignore[misc]  # submit() takes more than the base class
                 f"on_initializer_error must be 'log' or 'fail', not {on_initializer_error!r}"
             )
         _check_not_daemonic()
+        standard_streams.occupy()
         if mp_context is None or mp_context == "forkserver":
             fork_server.server.start_early()
         # Not before: the server starts while these are imported.

@@ -8,13 +8,14 @@
 //!   taken over, the thread from then on.
 //! - Who has seen the last one says so, and nobody waits for another.
 
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use pyo3::prelude::*;
 
 use crate::supervisor::handle::Taker;
-use crate::supervisor::{Completion, CompletionReceiver};
+use crate::supervisor::{Completion, CompletionReceiver, panic_text};
 use crate::wire::stock::Stock;
 
 use super::future::{self, CompleterThread, Interrupts, PySide};
@@ -106,7 +107,10 @@ impl Completer {
         match completion {
             Completion::End(handle) => {
                 if let Some(outcome) = handle.take(Taker::Completer) {
-                    return future::settle(py, &handle, outcome, interrupts);
+                    let settle = || future::settle(py, &handle, outcome, interrupts);
+                    // The others' futures must end whatever becomes of this one.
+                    return panic::catch_unwind(AssertUnwindSafe(settle))
+                        .unwrap_or_else(|cause| future::fail(py, &handle, &panic_text(&*cause)));
                 }
             }
             Completion::Began(handle, pid) => {

@@ -4,18 +4,21 @@
 //! remote traceback; the rest is a pickle, or the message of an exception that can't be pickled.
 //! The traceback stands outside of the pickle, so that it arrives even where unpickling fails.
 
+use crate::error::Result;
+use crate::fallible;
 use crate::wire::payload::Payload;
 
 pub(super) const PICKLED: u8 = 0;
 pub(super) const UNPICKLABLE: u8 = 1;
 
-pub(super) fn frame(kind: u8, text: &str, rest: &[u8]) -> Payload {
-    let mut body = Vec::with_capacity(9 + text.len() + rest.len());
+pub(super) fn frame(kind: u8, text: &str, rest: &[u8]) -> Result<Payload> {
+    let mut body = Vec::new();
+    fallible::reserve_exact(&mut body, 9 + text.len() + rest.len())?;
     body.push(kind);
     body.extend_from_slice(&(text.len() as u64).to_le_bytes());
     body.extend_from_slice(text.as_bytes());
     body.extend_from_slice(rest);
-    body.into()
+    Ok(body.into())
 }
 
 pub(super) fn unframe(body: &[u8]) -> Option<(u8, &str, &[u8])> {
@@ -32,13 +35,13 @@ mod tests {
 
     #[test]
     fn an_encoded_exception_is_read_back() {
-        let payload = frame(PICKLED, "Traceback", b"rest");
+        let payload = frame(PICKLED, "Traceback", b"rest").unwrap();
         assert_eq!(unframe(&payload.body), Some((PICKLED, "Traceback", &b"rest"[..])));
     }
 
     #[test]
     fn anything_else_is_refused() {
-        let good = frame(PICKLED, "Traceback", b"").body;
+        let good = frame(PICKLED, "Traceback", b"").unwrap().body;
         for end in 0..good.len() {
             assert_eq!(unframe(&good[..end]), None);
         }

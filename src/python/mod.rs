@@ -40,6 +40,12 @@ impl From<crate::error::Error> for PyErr {
     fn from(error: crate::error::Error) -> Self {
         use crate::error::Error;
         match error {
+            Error::OutOfMemory(_) => {
+                pyo3::exceptions::PyMemoryError::new_err(format!("failed to {error}"))
+            }
+            Error::Syscall { ref source, .. } if source.raw_os_error() == Some(libc::ENOMEM) => {
+                pyo3::exceptions::PyMemoryError::new_err(format!("failed to {error}"))
+            }
             Error::Config(sentence) => pyo3::exceptions::PyValueError::new_err(sentence),
             Error::Syscall { ref source, .. } => {
                 let errno = source.raw_os_error().unwrap_or(0);

@@ -32,8 +32,9 @@ use crate::sys::poller::Events;
 pub use self::completions::CompletionReceiver;
 pub use self::core::{Core, Settings};
 pub use messages::{Command, Completion, Launch, Outcome, Submission, WorkerReport};
+use shared::Life;
 pub use shared::Shared;
-use shared::{Life, panic_text};
+pub(crate) use shared::panic_text;
 
 /// Descriptors handled in one turn; more wait for the next.
 const EVENTS_A_TURN: usize = 256;

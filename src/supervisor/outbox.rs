@@ -163,7 +163,7 @@ mod tests {
             while got.len() < sizes.len() {
                 let count = theirs.read(&mut buffer).unwrap();
                 decoder
-                    .feed(&buffer[..count], |header, body| got.push((header.seq, body)))
+                    .feed(&buffer[..count], |header, body| got.push((header.seq, body.unwrap())))
                     .unwrap();
             }
             got

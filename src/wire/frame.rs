@@ -6,6 +6,7 @@
 //! [`GROWTH_BYTES`] more than twice what was really sent.
 
 use crate::error::{Error, Result};
+use crate::fallible;
 
 /// Bytes of a header on the wire.
 pub const HEADER_BYTES: usize = 16;
@@ -131,7 +132,17 @@ pub fn parse(bytes: &[u8]) -> Result<(Header, &[u8])> {
 #[derive(Debug, Default)]
 pub struct Decoder {
     head: Vec<u8>,
-    body: Option<(Header, Vec<u8>)>,
+    body: Option<Body>,
+}
+
+/// A body that has not come whole.
+#[derive(Debug)]
+struct Body {
+    header: Header,
+    bytes: Vec<u8>,
+    missing: usize,
+    // There was no memory for it: the rest of it is let pass.
+    is_lost: bool,
 }
 
 impl Decoder {
@@ -140,12 +151,17 @@ impl Decoder {
         self.body.is_some()
     }
 
-    /// Take in `bytes` and hand each frame that is complete to `each`.
+    /// Take in `bytes` and hand each frame that is complete to `each`, with `None` for a body that
+    /// there was no memory for.
     ///
     /// # Errors
     ///
     /// [`Error::Protocol`] at the first bytes that can't be a frame; the stream is lost then.
-    pub fn feed(&mut self, mut bytes: &[u8], mut each: impl FnMut(Header, Vec<u8>)) -> Result<()> {
+    pub fn feed(
+        &mut self,
+        mut bytes: &[u8],
+        mut each: impl FnMut(Header, Option<Vec<u8>>),
+    ) -> Result<()> {
         loop {
             if self.body.is_none() {
                 let missing = HEADER_BYTES - self.head.len();
@@ -157,23 +173,36 @@ impl Decoder {
                 };
                 let header = Header::decode(head)?;
                 self.head.clear();
-                self.body = Some((header, Vec::new()));
+                let missing =
+                    usize::try_from(header.len).map_err(|_| Error::Protocol("too long"))?;
+                self.body = Some(Body { header, bytes: Vec::new(), missing, is_lost: false });
             }
-            let Some((header, mut body)) = self.body.take() else { return Ok(()) };
-            let missing =
-                usize::try_from(header.len).map_err(|_| Error::Protocol("too long"))? - body.len();
-            let (now, rest) = bytes.split_at(missing.min(bytes.len()));
-            if now.len() > body.capacity() - body.len() {
-                body.reserve_exact(missing.min(body.len().max(GROWTH_BYTES).max(now.len())));
-            }
-            body.extend_from_slice(now);
+            let Some(mut body) = self.body.take() else { return Ok(()) };
+            let (now, rest) = bytes.split_at(body.missing.min(bytes.len()));
+            body.take_in(now);
             bytes = rest;
-            if now.len() < missing {
-                self.body = Some((header, body));
+            if body.missing > 0 {
+                self.body = Some(body);
                 return Ok(());
             }
-            each(header, body);
+            each(body.header, (!body.is_lost).then_some(body.bytes));
         }
+    }
+}
+
+impl Body {
+    fn take_in(&mut self, now: &[u8]) {
+        let len = self.bytes.len();
+        if !self.is_lost && now.len() > self.bytes.capacity() - len {
+            let more = self.missing.min(len.max(GROWTH_BYTES).max(now.len()));
+            self.is_lost = fallible::reserve_exact(&mut self.bytes, more).is_err();
+        }
+        if self.is_lost {
+            self.bytes = Vec::new();
+        } else {
+            self.bytes.extend_from_slice(now);
+        }
+        self.missing -= now.len();
     }
 }
 
@@ -201,8 +230,8 @@ mod tests {
         let mut decoder = Decoder::default();
         decoder.feed(&header.encode(), |_, _| panic!("nothing is complete")).unwrap();
         decoder.feed(&[7; 100], |_, _| panic!("nothing is complete")).unwrap();
-        let (_, body) = decoder.body.unwrap();
-        assert!(body.capacity() <= GROWTH_BYTES);
+        let body = decoder.body.unwrap();
+        assert!(body.bytes.capacity() <= GROWTH_BYTES);
     }
 
     proptest! {
@@ -227,7 +256,7 @@ mod tests {
             let mut rest = stream.as_slice();
             for cut in cuts.iter().cycle() {
                 let (now, later) = rest.split_at((*cut).min(rest.len()));
-                decoder.feed(now, |header, body| got.push((header, body))).unwrap();
+                decoder.feed(now, |header, body| got.push((header, body.unwrap()))).unwrap();
                 rest = later;
                 if rest.is_empty() { break }
             }
@@ -238,7 +267,7 @@ mod tests {
         #[test]
         fn garbage_is_an_error_or_nothing(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
             let mut decoder = Decoder::default();
-            let _ = decoder.feed(&bytes, |_, body| assert!(body.len() <= 400));
+            let _ = decoder.feed(&bytes, |_, body| assert!(body.unwrap().len() <= 400));
             let _ = parse(&bytes);
         }
     }

@@ -43,8 +43,17 @@ pub enum Attachment {
     Own(Loan),
     /// Come from another process.
     Received(OwnedFd),
-    /// Sent by another process, when this one had no room for another fd.
-    Lost,
+    /// Sent by another process, and lost here.
+    Lost(Shortage),
+}
+
+/// What this process had too little of to receive a payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shortage {
+    /// Room for another fd.
+    Descriptors,
+    /// Memory.
+    Memory,
 }
 
 /// A segment to fill and to send; it goes back to where it is from.
@@ -181,7 +190,15 @@ impl Payload {
 
     /// Whether a part of it could not be received.
     pub fn is_lost(&self) -> bool {
-        matches!(self.attachment, Some(Attachment::Lost))
+        self.shortage().is_some()
+    }
+
+    /// Why a part of it could not be received, if one could not.
+    pub fn shortage(&self) -> Option<Shortage> {
+        match self.attachment {
+            Some(Attachment::Lost(shortage)) => Some(shortage),
+            _ => None,
+        }
     }
 
     /// A segment of this process's that goes with it.
@@ -192,14 +209,21 @@ impl Payload {
         }
     }
 
-    /// What a frame has brought: its body, and what came with its first byte.
+    /// What a frame has brought: its body, unless that was lost, and what came with its first byte.
     ///
     /// # Errors
     ///
     /// [`Error::Protocol`] if something should have come and nothing did.
-    pub fn received(body: Vec<u8>, attached: bool, arrivals: &mut Arrivals) -> Result<Self> {
+    pub fn received(
+        body: Option<Vec<u8>>,
+        attached: bool,
+        arrivals: &mut Arrivals,
+    ) -> Result<Self> {
         let attachment = if attached { Some(arrivals.next()?) } else { None };
-        Ok(Self { body, attachment })
+        Ok(match body {
+            Some(body) => Self { body, attachment },
+            None => Self { body: Vec::new(), attachment: Some(Attachment::Lost(Shortage::Memory)) },
+        })
     }
 }
 
@@ -220,7 +244,7 @@ impl Arrivals {
         match fds {
             Fds::None => {}
             Fds::One(fd) => self.0.push_back(Attachment::Received(fd)),
-            Fds::Lost => self.0.push_back(Attachment::Lost),
+            Fds::Lost => self.0.push_back(Attachment::Lost(Shortage::Descriptors)),
         }
         if self.0.len() > Self::MAX {
             Err(Error::Protocol("with fds that nobody wants"))

@@ -16,10 +16,11 @@ RUST = ROOT / "src"
 PYTHON = ROOT / "python" / "deadpool"
 
 # What each room of the core may name. `cargo` itself sees to it that only `python` knows PyO3.
-GROUND = {"error", "exit_status", "ids", "outcome", "task", "time"}
+GROUND = {"error", "exit_status", "fallible", "ids", "outcome", "task", "time"}
 RUST_ROOMS = {
     "error": set(),
     "exit_status": set(),
+    "fallible": {"error"},
     "ids": set(),
     "time": set(),
     "task": {"ids"},

@@ -30,7 +30,7 @@ def test_a_program_that_has_closed_its_standard_streams(tmp_path: Path, start_me
         """,
     )
     null = ["/dev/null"] * 3
-    assert (tmp_path / "told").read_text() == repr((null, null, True, []))
+    assert (tmp_path / "told").read_text() == repr((null, null, True, null))
 
 
 @pytest.mark.parametrize("start_method", ["forkserver", "spawn"])

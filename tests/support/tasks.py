@@ -10,6 +10,7 @@ import itertools
 import mmap
 import os
 import re
+import resource
 import signal
 import struct
 import subprocess
@@ -621,3 +622,20 @@ def standard_streams() -> tuple[list[str], int]:
     opened = os.open("/dev/zero", os.O_RDONLY)
     os.close(opened)
     return streams, opened
+
+
+def limit_address_space(more_bytes: int) -> int:
+    """Allow this process so many bytes more than it has; return its id."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + more_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    return os.getpid()
+
+
+def give_back_without_memory(kind: str, size_bytes: int, more_bytes: int) -> Any:
+    """Return or raise something large, when there is no memory to pickle it."""
+    value: Any = bytes(size_bytes) if kind == "bytes" else bytearray(size_bytes)
+    limit_address_space(more_bytes)
+    if kind == "exception":
+        raise ValueError(value)
+    return value

@@ -21,7 +21,6 @@ import threading
 import time
 
 from .._child import packets
-from . import standard_streams
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -129,10 +128,6 @@ class _ForkServer:
         raise OSError("the fork server is gone as soon as it is started")
 
     def _start(self) -> None:
-        with standard_streams.occupied():
-            self._start_process()
-
-    def _start_process(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         # The command line has a bound, and the path has none.
         with theirs, open(os.memfd_create("deadpool-path"), "w+b") as path:  # noqa: PTH123

@@ -1,44 +1,21 @@
-"""Descriptors 0 to 2 of a program that has closed them, while processes are started.
+"""Descriptors 0 to 2 of a program that has closed them.
 
-The next file that such a program opens gets the number of a standard stream. A socket of ours under
-such a number would be taken for standard error by the child that it is passed to.
+The next file that such a program opens gets the number of a standard stream. A socket of a pool under
+such a number would be taken for standard error by the child that it is passed to, which would write
+its log into it, or into whatever file a task opens next.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import threading
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-# Reentrant, since a finalizer may start a process while another is being started.
-_lock = threading.RLock()
-_users = 0
-_opened: list[int] = []
 
 
-@contextlib.contextmanager
-def occupied() -> Iterator[None]:
-    """Have ``/dev/null`` under the numbers of standard streams that are closed, also in children."""
-    global _users
-    with _lock:
-        if _users == 0:
-            _open()
-        _users += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            _users -= 1
-            if _users == 0:
-                while _opened:
-                    os.close(_opened.pop())
+def occupy() -> None:
+    """Put ``/dev/null`` where a standard stream was closed, for good and also for children.
 
-
-def _open() -> None:
+    Not only while a process is started: what another thread opens meanwhile may take such a number for
+    a moment, and leave it free for what follows. Does not block.
+    """
     for fd in range(3):
         try:
             os.fstat(fd)
@@ -49,17 +26,4 @@ def _open() -> None:
                 # Another thread was faster.
                 os.close(number)
             else:
-                _opened.append(number)
                 os.set_inheritable(number, True)
-
-
-def _forget() -> None:
-    # A fork keeps what was opened, as its standard streams; the lock may be held by a thread that it
-    # has not.
-    global _lock, _users
-    _lock = threading.RLock()
-    _users = 0
-    _opened.clear()
-
-
-os.register_at_fork(after_in_child=_forget)

@@ -230,6 +230,7 @@ class Threads:
     def _start_zygote(self, number: int, control: int, launcher: Launcher) -> int:
         if _is_hung_up(control):
             raise fork_server_popen.NotWantedError("it is not wanted any more")
+        standard_streams.occupy()
         _check_descriptors(control)
         inherited: tuple[int, ...] = ()
         if self._method.name == "fork":
@@ -244,10 +245,9 @@ class Threads:
         # wait for it at exit. It ends when the supervisor or this process does.
         popen: Any
         if self._method.has_fork_server:
-            with standard_streams.occupied():
-                popen = fork_server_popen.Popen(process, control)
+            popen = fork_server_popen.Popen(process, control)
         else:
-            with standard_streams.occupied(), _without_interrupts(self._method):
+            with _without_interrupts(self._method):
                 make: Any = process._Popen  # type: ignore[attr-defined]
                 popen = (child_fork.Popen if self._method.name == "fork" else make)(process)
         self._zygotes[number] = popen
@@ -263,8 +263,7 @@ class Threads:
 
     def _try_to_reap(self, number: int) -> None:
         try:
-            with standard_streams.occupied():
-                self._reap(number)
+            self._reap(number)
         except Exception:
             # Without this thread no worker could ever be started again.
             _logger.warning("a zygote could not be waited for", exc_info=True)

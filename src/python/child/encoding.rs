@@ -5,7 +5,9 @@
 
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
+use pyo3::types::PyString;
 
+use crate::fallible;
 use crate::python::exception_frame::{PICKLED, UNPICKLABLE, frame};
 use crate::python::pickling::Serializer;
 use crate::wire::payload::Payload;
@@ -18,7 +20,8 @@ pub fn encode_exception(py: Python<'_>, error: PyErr, serializer: &Serializer) -
     let exception = exception.bind(py).as_any();
     let encoded = (|| {
         let remote = py.import("deadpool._failures")?;
-        let text: String = remote.call_method1("describe", (exception,))?.extract()?;
+        // Borrowed from Python, which raises where there is no memory for it.
+        let text = remote.call_method1("describe", (exception,))?.cast_into::<PyString>()?;
         let pickled = remote
             .call_method1("take_apart", (exception,))
             .and_then(|parts| serializer.dumps_inline(py, &parts));
@@ -29,7 +32,8 @@ pub fn encode_exception(py: Python<'_>, error: PyErr, serializer: &Serializer) -
                 let stand_in = remote.call_method1("stand_in", &arguments)?;
                 if stand_in.is_none() {
                     let message = remote.call_method1("unpicklable", arguments)?;
-                    (UNPICKLABLE, message.extract::<String>()?.into_bytes())
+                    let message = message.cast_into::<PyString>()?;
+                    (UNPICKLABLE, fallible::copy_of(message.to_str()?.as_bytes())?)
                 } else {
                     let parts = remote.call_method1("take_apart", (stand_in,))?;
                     (PICKLED, serializer.dumps_inline(py, &parts)?)
@@ -37,12 +41,13 @@ pub fn encode_exception(py: Python<'_>, error: PyErr, serializer: &Serializer) -
             }
         };
         remote.call_method1("forget_frames", (exception,))?;
-        PyResult::Ok(frame(kind, &text, &rest))
+        PyResult::Ok(frame(kind, text.to_str()?, &rest)?)
     })();
     encoded.unwrap_or_else(|error| {
         // Out of memory, or out of stack: whatever can still be said.
         let message = format!("a task raised an exception, and pickling it failed: {error}");
-        frame(UNPICKLABLE, "", message.as_bytes())
+        // What can't even be said so is read as an exception that can't be read.
+        frame(UNPICKLABLE, "", message.as_bytes()).unwrap_or_default()
     })
 }
 

@@ -6,6 +6,7 @@ use pyo3::exceptions::PyKeyboardInterrupt;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use crate::fallible;
 use crate::outcome::{Cause, DeathReport, Failure};
 use crate::python::exception_frame::{UNPICKLABLE, unframe};
 use crate::python::pickling::{Serializer, view};
@@ -29,7 +30,7 @@ pub fn decode_exception(py: Python<'_>, payload: &Payload, serializer: &Serializ
             return remote.call_method1("process_error", (String::from_utf8_lossy(rest), text));
         }
         let rebuilt = serializer
-            .loads(py, rest.to_vec().into())
+            .loads(py, fallible::copy_of(rest)?.into())
             .and_then(|parts| remote.call_method1("put_together", (parts,)));
         let exception =
             rebuilt.unwrap_or_else(|error| error.into_value(py).into_bound(py).into_any());
@@ -65,8 +66,10 @@ pub(super) fn decode(py: Python<'_>, handle: &Handle, outcome: Outcome) -> (End,
                 }
             }
         }
-        Outcome::Raised(payload) if payload.is_lost() => (raised(view::lost()), None),
         Outcome::Raised(payload) => {
+            if let Some(shortage) = payload.shortage() {
+                return (raised(view::lost(shortage)), None);
+            }
             let is_interrupt =
                 |exception: &Py<PyAny>| exception.bind(py).is_instance_of::<PyKeyboardInterrupt>();
             let first = decode_exception(py, &payload, serializer);

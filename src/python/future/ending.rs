@@ -61,6 +61,15 @@ pub(super) fn settle_here(
     finished.map(drop)
 }
 
+/// Ends the future of a task whose outcome could not be told, because of a panic that said `cause`.
+pub fn fail(py: Python<'_>, handle: &Handle, cause: &str) -> PyResult<()> {
+    let Some(future) = handle.side().future(py) else { return Ok(()) };
+    let message =
+        format!("the end of a task could not be told; this is a bug of deadpool: {cause}");
+    let error = py.import("deadpool._failures")?.call_method1("process_error", (message, ""))?;
+    FutureBase::finish(future.bind(py), End::Raised(error.unbind())).map(drop)
+}
+
 /// Says that the task began in the process `pid`, and runs the callbacks that wait for that.
 pub fn started(py: Python<'_>, handle: &Handle, pid: u32, interrupts: Interrupts) -> PyResult<()> {
     handle.set_pid(Some(pid));

@@ -14,7 +14,7 @@ mod object;
 mod waiting;
 
 pub(super) use api::register;
-pub(super) use ending::{Interrupts, interrupted, settle, started};
+pub(super) use ending::{Interrupts, fail, interrupted, settle, started};
 pub(super) use link::{CompleterThread, Link, PySide, new_task};
 pub(super) use naming::task_name;
 pub(super) use object::{End, FutureBase};

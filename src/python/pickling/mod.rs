@@ -30,6 +30,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyList};
 
+use crate::fallible;
 use crate::wire::payload::Payload;
 use crate::wire::stock::Stock;
 
@@ -39,6 +40,14 @@ use view::View;
 
 /// Shorter payloads are copied into a `bytes` object, which is cheaper to make than a [`View`].
 const COPY_BELOW_BYTES: usize = 4096;
+
+/// A `bytes` object; `PyBytes::new` would panic without memory.
+fn new_bytes<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
+    PyBytes::new_with(py, bytes.len(), |copy| {
+        copy.copy_from_slice(bytes);
+        Ok(())
+    })
+}
 
 /// How a pool's calls and results are pickled.
 pub struct Serializer {
@@ -120,7 +129,7 @@ impl Serializer {
             Kind::Custom { dumps, .. } => {
                 let pickled = dumps.bind(py).call1((object,))?;
                 if let Ok(bytes) = pickled.cast::<PyBytes>() {
-                    return Ok(bytes.as_bytes().to_vec());
+                    return Ok(fallible::copy_of(bytes.as_bytes())?);
                 }
                 let buffer = PyBuffer::<u8>::get(&pickled).map_err(|_| {
                     let class = pickled.get_type();
@@ -128,7 +137,11 @@ impl Serializer {
                         "serializer.dumps must return bytes, but it returned {class}"
                     ))
                 })?;
-                buffer.to_vec(py)
+                let mut bytes = Vec::new();
+                fallible::reserve_exact(&mut bytes, buffer.item_count())?;
+                bytes.resize(buffer.item_count(), 0);
+                buffer.copy_to_slice(py, &mut bytes)?;
+                Ok(bytes)
             }
         }
     }
@@ -167,7 +180,7 @@ impl Serializer {
         let Payload { body, attachment } = payload;
         let Some(attachment) = attachment else {
             let pickled = if insists_on_bytes || body.len() < COPY_BELOW_BYTES {
-                PyBytes::new(py, &body).into_any()
+                new_bytes(py, &body)?.into_any()
             } else {
                 Bound::new(py, View::of_bytes(body))?.into_any()
             };
@@ -175,7 +188,7 @@ impl Serializer {
         };
         let (pickle, buffers) = view::open(py, &body, attachment)?;
         let pickled = if insists_on_bytes {
-            PyBytes::new(py, pickle.as_slice()).into_any()
+            new_bytes(py, pickle.as_slice())?.into_any()
         } else {
             Bound::new(py, pickle)?.into_any()
         };

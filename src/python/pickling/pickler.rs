@@ -11,6 +11,8 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyType};
 use pyo3::{ffi, intern};
 
+use crate::error::Result;
+use crate::fallible;
 use crate::wire::stock::Stock;
 
 use super::large::{Large, bytes_of};
@@ -159,14 +161,14 @@ struct Pending {
 }
 
 impl Pending {
-    fn append(&mut self, piece: &[u8]) {
+    fn append(&mut self, piece: &[u8]) -> Result<()> {
         if let Some(mut large) = self.large.take() {
             if large.make_room(piece.len()) {
                 large.append(piece);
                 self.large = Some(large);
-                return;
+                return Ok(());
             }
-            self.bytes = large.bytes().to_vec();
+            self.bytes = fallible::copy_of(large.bytes())?;
             self.stock = None;
         } else if self.bytes.len() + piece.len() >= SEGMENT_FROM_BYTES
             && let Some(stock) = self.stock.take()
@@ -175,9 +177,9 @@ impl Pending {
             large.append(piece);
             self.large = Some(large);
             self.bytes = Vec::new();
-            return;
+            return Ok(());
         }
-        self.bytes.extend_from_slice(piece);
+        fallible::append(&mut self.bytes, piece)
     }
 }
 
@@ -185,13 +187,13 @@ impl Pending {
 impl Sink {
     fn write(&self, data: &Bound<'_, PyAny>) -> PyResult<usize> {
         if let Ok(data) = data.cast::<PyBytes>() {
-            lock(&self.0).append(data.as_bytes());
+            lock(&self.0).append(data.as_bytes())?;
             return Ok(data.as_bytes().len());
         }
         // The pickler writes bytes, and hands large objects over as they are, whatever their items.
         let buffer = in_one_piece(data)?;
         let piece = bytes_of(&buffer);
-        lock(&self.0).append(piece);
+        lock(&self.0).append(piece)?;
         Ok(piece.len())
     }
 }

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::errno::Errno;
-use pyo3::exceptions::{PyBufferError, PyOSError};
+use pyo3::exceptions::{PyBufferError, PyMemoryError, PyOSError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyList};
 
 use crate::error::Result;
-use crate::wire::payload::{Attachment, Layout};
+use crate::fallible;
+use crate::wire::payload::{Attachment, Layout, Shortage};
 use crate::wire::segment::Borrowed;
 
 /// A process may have some 65,000 mappings, and each segment takes two. Beyond this many the data is
@@ -95,10 +96,17 @@ impl View {
     }
 }
 
-/// What is raised in place of data whose descriptor could not be received.
-pub(in crate::python) fn lost() -> PyErr {
-    let what = "too many files are open to receive the data of a task";
-    PyOSError::new_err((Errno::EMFILE as i32, what))
+/// What is raised in place of data that could not be received.
+pub(in crate::python) fn lost(shortage: Shortage) -> PyErr {
+    match shortage {
+        Shortage::Descriptors => {
+            let what = "too many files are open to receive the data of a task";
+            PyOSError::new_err((Errno::EMFILE as i32, what))
+        }
+        Shortage::Memory => {
+            PyMemoryError::new_err("there is no memory to receive the data of a task")
+        }
+    }
 }
 
 /// The pickle of a payload that came with `attachment`, and its out-of-band buffers.
@@ -107,21 +115,29 @@ pub(super) fn open<'py>(
     body: &[u8],
     attachment: Attachment,
 ) -> PyResult<(View, Bound<'py, PyList>)> {
-    let Attachment::Received(fd) = attachment else { return Err(lost()) };
+    let fd = match attachment {
+        Attachment::Received(fd) => fd,
+        Attachment::Lost(shortage) => return Err(lost(shortage)),
+        Attachment::Own(_) => return Err(lost(Shortage::Descriptors)),
+    };
     let segment = Arc::new(Counted::map(&fd)?);
     let layout = Layout::read(body, segment.0.len())?;
     let copies = BORROWED.load(Ordering::Relaxed) > MAX_BORROWED;
     let pickle = if layout.pickle.is_empty() {
-        Source::Own(body[..layout.inline].to_vec())
+        Source::Own(fallible::copy_of(&body[..layout.inline])?)
     } else if copies {
-        Source::Own(segment.slice(&layout.pickle).to_vec())
+        Source::Own(fallible::copy_of(segment.slice(&layout.pickle))?)
     } else {
         Source::Pickle(Arc::clone(&segment), layout.pickle)
     };
     let buffers = PyList::empty(py);
     for range in layout.buffers {
         if copies {
-            buffers.append(PyByteArray::new(py, segment.slice(&range)))?;
+            let bytes = segment.slice(&range);
+            buffers.append(PyByteArray::new_with(py, bytes.len(), |copy| {
+                copy.copy_from_slice(bytes);
+                Ok(())
+            })?)?;
         } else {
             buffers.append(View(Source::Buffer(Arc::clone(&segment), range)))?;
         }
