@@ -639,3 +639,27 @@ def give_back_without_memory(kind: str, size_bytes: int, more_bytes: int) -> Any
     if kind == "exception":
         raise ValueError(value)
     return value
+
+
+def write_behind(path: Path, seconds: float) -> None:
+    """Return, and leave it to a thread to write, as caches and uploads do."""
+
+    def write() -> None:
+        time.sleep(seconds)
+        path.write_text("all of it")
+
+    threading.Thread(target=write).start()
+
+
+def leave_a_thread() -> None:
+    threading.Thread(target=time.sleep, args=(3600,)).start()
+
+
+def leave_executors(ended: Path) -> None:
+    """Leave a pool of processes, one of threads and an exit handler to the end of the process."""
+    from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+
+    remember("executors", [ProcessPoolExecutor(1), ThreadPoolExecutor(1)])
+    for executor in recall("executors"):
+        executor.submit(abs, -1).result()
+    atexit.register(ended.write_text, "exit handler")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import os
 import sys
 import threading
@@ -38,12 +40,21 @@ class Popen(popen_fork.Popen):
                 os.close(parent_holds)
                 code = process_obj._bootstrap(parent_sentinel=from_parent)
             finally:
+                atexit._run_exitfuncs()
+                flush_streams()
                 os._exit(code)
         os.close(child_holds)
         os.close(from_parent)
         held = (from_child, parent_holds)
         self.finalizer = util.Finalize(self, util.close_fds, held)  # type: ignore[attr-defined]
         self.sentinel = from_child
+
+
+def flush_streams() -> None:
+    """Write out what was printed."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
 
 
 def _forget_fork_server() -> None:

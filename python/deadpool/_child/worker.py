@@ -13,6 +13,7 @@ import pickle
 import signal
 import stat
 import sys
+import threading
 import warnings
 from multiprocessing import process as mp_process
 from multiprocessing import reduction
@@ -22,6 +23,7 @@ from types import SimpleNamespace
 from .. import _core
 from .._exceptions import SoftTimeoutError
 from . import fork as _fork
+from .fork import flush_streams as flush_streams
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -98,6 +100,7 @@ def run_zygote(control: Descriptor, spec: Spec, inherited: Sequence[int]) -> Non
     if multiprocessing.get_start_method() == "fork":
         _forget_imports_under_way()
         _forget_signals_of_parent()
+        _become_main_thread()
     else:
         _close_pipes_on_exec()
     # What is there now stays for ever, in pages that all workers share.
@@ -146,6 +149,16 @@ def _forget_signals_of_parent() -> None:
             signal.signal(number, signal.SIG_DFL)
 
 
+def _become_main_thread() -> None:
+    """Have the one thread of a fork look like a main thread, as which a daemonic thread goes on here.
+
+    Threads that tasks start would be daemonic by default, and not joined at the end.
+    """
+    thread: Any = threading.current_thread()
+    thread._daemonic = False
+    thread.name = "MainThread"
+
+
 def _fork_worker(spec: Spec, worker: int, fds: list[int], inherited: list[int]) -> int:
     """Fork a worker and return its process id."""
     grandparent = mp_process.parent_process()
@@ -172,20 +185,25 @@ def _run_worker(
         close_all(inherited)
         mp_process._parent_process = parent  # type: ignore[attr-defined]
         _serve(spec, fds)
-        code = 0
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
     except BaseException:
         _logger().exception("a worker failed")
-    finally:
-        flush_streams()
-        # What user code left running, such as threads, ends here.
-        os._exit(code)
+    else:
+        # A worker that exits voluntarily does as an interpreter, in its order: it joins threads and
+        # ends executors that user code has left; then `Process._bootstrap`, into which coverage and
+        # other tools hook, ends what multiprocessing has; then exit handlers run.
+        threading._shutdown()  # type: ignore[attr-defined]
+        return
+    flush_streams()
+    # Threads and all else that user code left running end here.
+    os._exit(code)
 
 
 def _serve(spec: Spec, fds: list[int]) -> None:
     # What the parent or the fork server has registered is theirs.
     atexit._clear()
+    atexit.register(mp_util._exit_function)  # type: ignore[attr-defined]
     # A parent may have blocked any signal.
     ours = {signal.SIGCHLD, _core.STACK_SIGNAL, _core.SOFT_TIMEOUT_SIGNAL}
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ours)
@@ -205,8 +223,6 @@ def _serve(spec: Spec, fds: list[int]) -> None:
         return
     worker.run(_apply_environ)
     _finalize(spec)
-    mp_util._exit_function()  # type: ignore[attr-defined]
-    atexit._run_exitfuncs()
 
 
 def _initialize(spec: Spec, worker: _core.Worker) -> bool:
@@ -282,13 +298,6 @@ def trim_memory() -> None:
     """Give unused heap memory back to the system, or log why that can't be done here."""
     if not _core.malloc_trim():
         _logger().info("memory is not trimmed: this C library has no malloc_trim")
-
-
-def flush_streams() -> None:
-    """Write out what was printed."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):
-            stream.flush()
 
 
 def close_all(fds: Sequence[int]) -> None:
