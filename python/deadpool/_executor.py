@@ -233,12 +233,15 @@ class Deadpool(  # type: ignore[misc]  # submit() takes more than the base class
     ) -> Iterator[Any]:
         """Return an iterator over the results of ``fn``, in the order of the arguments.
 
-        Blocks while the backlog is full. A chunk is one task: timeouts, priority, memory limit and
-        retries are the chunk's.
+        Submits as many tasks as the backlog has room for, and one more for each result that is taken. An
+        iterator that is dropped before its first result is asked for submits them all, and blocks while
+        the backlog is full. A chunk is one task: timeouts, priority, memory limit and retries are the
+        chunk's.
 
         :param timeout: Seconds from this call until a result must have come.
         :param chunksize: How many calls make one task, at least 1.
-        :param buffersize: How many tasks may be ahead of the iteration; None submits all now.
+        :param buffersize: How many tasks may be ahead of the iteration; then this blocks while the
+            backlog is full. None submits what there is room for.
         :raises TimeoutError: From the iterator, if a result does not come in time.
         :raises ValueError: If ``chunksize`` or ``buffersize`` is less than 1.
         """

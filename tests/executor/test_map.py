@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import itertools
 import weakref
 from collections.abc import Iterator
@@ -162,3 +163,43 @@ def test_a_closed_pool_maps_nothing(make_pool: MakePool) -> None:
     pool.shutdown()
     with pytest.raises(deadpool.PoolClosed):
         pool.map(tasks.identity, [1])
+
+
+def test_the_first_result_does_not_wait_for_all_tasks(make_pool: MakePool, tmp_path: Path) -> None:
+    pool = make_pool(max_backlog=10)
+    log = tmp_path / "log"
+    log.touch()
+    results = pool.map(functools.partial(tasks.append, log), range(300))
+    next(results)
+    # What the backlog holds, what is with the worker, and the one that was taken.
+    assert len(log.read_text().splitlines()) < 100
+    assert len(list(results)) == 299
+    assert len(log.read_text().splitlines()) == 300
+
+
+@pytest.mark.parametrize("chunksize", [1, 7])
+def test_results_that_nobody_wants_are_worked_for_all_the_same(
+    make_pool: MakePool, tmp_path: Path, chunksize: int
+) -> None:
+    pool = make_pool(max_backlog=3)
+    log = tmp_path / "log"
+    pool.map(functools.partial(tasks.append, log), range(100), chunksize=chunksize)
+    pool.shutdown()
+    assert log.read_text().splitlines() == [str(number) for number in range(100)]
+
+
+def test_an_iterator_that_was_begun_and_dropped_submits_no_more(
+    make_pool: MakePool, tmp_path: Path
+) -> None:
+    pool = make_pool(max_backlog=3)
+    log = tmp_path / "log"
+    results = pool.map(functools.partial(tasks.append, log), range(100))
+    next(results)
+    del results
+    pool.shutdown()
+    assert len(log.read_text().splitlines()) < 50
+
+
+def test_a_task_that_raises_the_end_of_an_iteration(pool: deadpool.Deadpool) -> None:
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        list(pool.map(tasks.raise_, [StopIteration()]))
