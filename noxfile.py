@@ -27,13 +27,8 @@ WHEEL_SOURCES = [
     *("README.rst", "LICENSE-AGPL", "LICENSE-Apache"),
     *("src", "python"),
 ]
-# What differs from one Python to the next shows itself here, if anywhere.
-SMALLER_SET = [
-    *("executor/test_submit", "executor/test_map", "executor/test_future"),
-    *("executor/test_exceptions", "limits/test_timeouts", "faults/test_worker_deaths"),
-    *("executor/test_shutdown", "lifecycle/test_interpreter_exit", "executor/test_serialize"),
-    "lifecycle/test_forks",
-]
+# The profiles of Cargo.toml: what the tests run, and what users and the benchmark get.
+TESTED, RELEASED = "ci", "release"
 CELERY_CHAOS = "tests/celery/test_chaos.py"
 CELERY = ["celery>=5.7,<6", "redis", "sqlalchemy"]
 PYTEST = [
@@ -48,19 +43,10 @@ PYTEST = [
 
 nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_missing_interpreters = True
+# The cheap ones come first: they need no wheel, and `.ci/run` stops if one of them fails.
 nox.options.sessions = [
-    *(
-        "lint",
-        "types",
-        "rust",
-        "wheel",
-        "tests",
-        "cpython",
-        "chancy",
-        "celery",
-        "celery_chaos",
-        "docs",
-    ),
+    *("lint", "policy"),
+    *("types", "rust", "wheel", "tests", "cpython", "chancy", "celery", "celery_chaos", "docs"),
 ]
 
 
@@ -119,10 +105,10 @@ def interpreter(session: nox.Session) -> str:
     ).stdout.strip()
 
 
-def wheel(session: nox.Session) -> str:
-    """Return the path of a release wheel for the session's interpreter, building it if need be."""
+def wheel(session: nox.Session, profile: str = TESTED) -> str:
+    """Return the path of a wheel for the session's interpreter, building it if need be."""
     python = interpreter(session)
-    digest = hashlib.sha256(python.encode())
+    digest = hashlib.sha256(f"{python}\0{profile}".encode())
     for name in WHEEL_SOURCES:
         top = ROOT / name
         files = sorted(top.rglob("*")) if top.is_dir() else [top]
@@ -132,7 +118,8 @@ def wheel(session: nox.Session) -> str:
     out = TARGET / "wheels" / digest.hexdigest()[:16]
     if not list(out.glob("*.whl")):
         session.install("maturin>=1.9.4,<2")
-        build = ["build", "--release", "--locked", "--interpreter", python, "--out", str(out)]
+        build = ["build", "--profile", profile, "--locked"]
+        build += ["--interpreter", python, "--out", str(out)]
         env = {"CARGO_TARGET_DIR": str(TARGET)}
         # Done with `--install-only`, too.
         session.run_install("maturin", *build, env=env, external=True)
@@ -167,11 +154,11 @@ def lint(session: nox.Session) -> None:
     """Check formatting and lints of both languages; warnings are errors."""
     session.install("ruff")
     session.run("cargo", "fmt", "--check", external=True)
-    run_cargo(session, "clippy", "--locked", "--all-targets", "--", "-D", "warnings")
-    without_python = ["clippy", "--locked", "--all-targets", "--no-default-features"]
-    run_cargo(session, *without_python, "--", "-D", "warnings")
-    session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
+    session.run("ruff", "check", ".")
+    for features in (["--no-default-features"], []):
+        lint = ["clippy", "--locked", "--all-targets", *features]
+        run_cargo(session, *lint, "--", "-D", "warnings")
 
 
 @nox.session(python=MAIN)
@@ -185,6 +172,12 @@ def types(session: nox.Session) -> None:
 
 
 @nox.session(python=MAIN)
+def policy(session: nox.Session) -> None:
+    """Test the state machine of the pool, which makes no system call."""
+    run_cargo(session, "test", "--locked", "--no-default-features", "--lib", "policy::")
+
+
+@nox.session(python=MAIN)
 def rust(session: nox.Session) -> None:
     """Test the core, which needs no Python."""
     run_cargo(session, "test", "--locked", "--no-default-features", *session.posargs)
@@ -194,9 +187,8 @@ def rust(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Test with real processes: all on the main interpreter, a smaller set on the others."""
     install_wheel(session, *PYTEST)
-    files = [f"tests/{name}.py" for name in SMALLER_SET]
     # Starting interpreters from nothing is what takes the time, and is the same on all of them.
-    smaller = ["-m", "not slow", "-k", "not spawn", *files]
+    smaller = ["-m", "every_python and not slow", "-k", "not spawn"]
     run_pytest(session, *([] if session.python == MAIN else smaller))
 
 
@@ -281,7 +273,7 @@ def celery_chaos(session: nox.Session) -> None:
 @nox.session(name="wheel", python=MAIN)
 def check_wheel(session: nox.Session) -> None:
     """Install the wheel alone in a clean environment, and use it from another directory."""
-    built = wheel(session)
+    built = wheel(session, RELEASED)
     session.chdir(session.create_tmp())
     shutil.rmtree("clean", ignore_errors=True)
     session.run("python", "-m", "venv", "clean")
@@ -305,4 +297,6 @@ def docs(session: nox.Session) -> None:
 @nox.session(python=MAIN)
 def bench(session: nox.Session) -> None:
     """Measure the pool next to its peers; arguments go to ``benchmarks/run.py``."""
-    session.run("python", "benchmarks/run.py", "--wheel", wheel(session), *session.posargs)
+    session.run(
+        "python", "benchmarks/run.py", "--wheel", wheel(session, RELEASED), *session.posargs
+    )
