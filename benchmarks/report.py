@@ -140,11 +140,10 @@ def save(
     ours: str,
     peers: list[str],
 ) -> None:
-    """Write the results of the day, and the table again as the latest."""
+    """Write the results of the day."""
     directory.mkdir(exist_ok=True)
     text = table(results, metrics, floor, ours, peers) + "\n"
     (directory / f"{results.date}.txt").write_text(text)
-    (directory / "latest.txt").write_text(text)
     content = json.dumps(dataclasses.asdict(results), indent=1, sort_keys=True)
     (directory / f"{results.date}.json").write_text(content + "\n")
 

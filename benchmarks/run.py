@@ -11,6 +11,7 @@ import contextlib
 import datetime
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -118,7 +119,7 @@ def parse_arguments() -> argparse.Namespace:
         "--profile", action="store_true", help="show where our time goes, with perf; no comparison"
     )
     parser.add_argument(
-        "--save", action="store_true", help="write to benchmarks/results and the chart in docs"
+        "--save", action="store_true", help="write to benchmarks/results and the page in docs"
     )
     options = parser.parse_args()
     if options.save and options.tiny:
@@ -183,7 +184,11 @@ def main() -> int:
         directory = HERE / "results"
         report.save(results, directory, METRICS, FLOOR, OURS, list(PEERS))
         chart = report.chart(results, METRICS, OURS)
-        (HERE.parent / "docs" / "benchmarks.svg").write_text(chart)
+        docs = HERE.parent / "docs"
+        (docs / "benchmarks.svg").write_text(chart)
+        page = docs / "benchmarks.rst"
+        table = f"results/{results.date}.txt"
+        page.write_text(re.sub(r"results/[\d-]+\.txt", table, page.read_text()))
     return int(any(failure.startswith(f"{OURS} ") for failure in results.failures))
 
 

@@ -19,6 +19,8 @@ import deadpool
 import deadpool.pool
 from deadpool import _failures
 
+pytestmark = pytest.mark.every_python
+
 LONG_SECONDS = 20.0
 
 

@@ -23,6 +23,8 @@ from processes import await_path, await_pid, eventually, is_alive
 
 import deadpool
 
+pytestmark = pytest.mark.every_python
+
 LONG_SECONDS = 20.0
 
 

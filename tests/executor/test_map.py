@@ -16,6 +16,8 @@ from processes import await_pid, eventually
 
 import deadpool
 
+pytestmark = pytest.mark.every_python
+
 
 @pytest.mark.parametrize("chunksize", [1, 2, 3, 7, 100])
 def test_results_are_in_order(pool_of_two: deadpool.Deadpool, chunksize: int) -> None:

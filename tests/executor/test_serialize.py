@@ -17,6 +17,8 @@ import tasks
 
 import deadpool
 
+pytestmark = pytest.mark.every_python
+
 LONG_SECONDS = 20.0
 
 

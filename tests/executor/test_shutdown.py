@@ -16,6 +16,8 @@ from processes import await_death, await_pid, eventually, is_alive
 import deadpool
 from deadpool._start import threads
 
+pytestmark = pytest.mark.every_python
+
 CLOSED = "cannot schedule new futures after shutdown"
 
 

@@ -18,6 +18,8 @@ from processes import await_pid, eventually
 
 import deadpool
 
+pytestmark = pytest.mark.every_python
+
 
 def test_a_result_comes_back(make_pool: MakePool, start_method: str) -> None:
     pool = make_pool(mp_context=start_method)

@@ -16,6 +16,8 @@ from processes import await_death, await_pid, await_pids, eventually, reap_orpha
 
 import deadpool
 
+pytestmark = pytest.mark.every_python
+
 
 def failure(future: deadpool.Future) -> deadpool.ProcessError:
     error = future.exception(20)

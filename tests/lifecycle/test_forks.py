@@ -15,6 +15,8 @@ from processes import LONG_SECONDS, await_death, await_pid, is_alive, reap_orpha
 
 import deadpool
 
+pytestmark = pytest.mark.every_python
+
 
 def test_a_fork_of_the_parent_gets_a_clear_error(tmp_path: Path, start_method: str) -> None:
     _, err = run_script(

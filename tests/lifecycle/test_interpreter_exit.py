@@ -27,6 +27,8 @@ from processes import (
 
 import deadpool
 
+pytestmark = pytest.mark.every_python
+
 
 def test_a_pool_that_is_dropped_finishes_and_ends(begun: Path, release: Path) -> None:
     pool = deadpool.Deadpool(1)

@@ -13,6 +13,8 @@ from processes import await_death, await_path, await_pid, await_pids, eventually
 
 import deadpool
 
+pytestmark = pytest.mark.every_python
+
 # A deadline may be missed by as much on a machine that is busy with other things.
 LATE_SECONDS = 2.0
 
