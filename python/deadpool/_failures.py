@@ -45,7 +45,34 @@ def take_apart(exception: BaseException) -> tuple[Any, ...]:
     cls, arguments, *state = reduced
     if cls is not type(exception):
         return (exception,)
-    return cls, arguments, exception.args, state[0] if state else None
+    # An exception within, as those of a group, is taken apart as well. One that stands in several
+    # places is one on the other side, too.
+    known: dict[int, _Apart] = {}
+    parts = arguments, exception.args, state[0] if state else None
+    return cls, *(_taken_apart_within(part, known) for part in parts)
+
+
+class _Apart:
+    """An exception that is pickled by its parts.
+
+    :param exception: The exception.
+    """
+
+    def __init__(self, exception: BaseException) -> None:
+        self._exception = exception
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return put_together, (take_apart(self._exception),)
+
+
+def _taken_apart_within(value: Any, known: dict[int, _Apart]) -> Any:
+    if isinstance(value, BaseException):
+        return known.setdefault(id(value), _Apart(value)) if _is_plain(value) else value
+    if type(value) in (list, tuple):
+        return type(value)(_taken_apart_within(item, known) for item in value)
+    if type(value) is dict:
+        return {key: _taken_apart_within(item, known) for key, item in value.items()}
+    return value
 
 
 def put_together(parts: tuple[Any, ...]) -> BaseException:
@@ -59,7 +86,8 @@ def put_together(parts: tuple[Any, ...]) -> BaseException:
         cls, arguments, args, state = parts
         try:
             exception = cls(*arguments)
-        except TypeError:
+        except Exception:
+            # It wants other arguments than it has passed on, or looks into them.
             exception = _make_without_init(cls, arguments)
         if exception.args != args:
             # The constructor made something else of them: what counts is how it was raised.
@@ -251,6 +279,6 @@ def _make_without_init(cls: type[BaseException], arguments: tuple[Any, ...]) -> 
     try:
         # Sets what the C structure holds, such as OSError.errno.
         builtin.__init__(exception, *arguments)  # type: ignore[misc]
-    except TypeError:
+    except Exception:
         exception.args = arguments
     return exception

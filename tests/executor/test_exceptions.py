@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import concurrent.futures
 import concurrent.futures.process
 import copy
@@ -9,6 +10,7 @@ import multiprocessing
 import pickle
 import queue
 import signal
+import sys
 import threading
 from typing import Any
 
@@ -356,3 +358,38 @@ def test_pickles_that_name_former_homes_still_load(name: str) -> None:
     home = deadpool.pool if module == "_pool_errors" else deadpool
     assert loaded is getattr(home, cls)
     assert pickle.loads(pickle.dumps(loaded)) is loaded
+
+
+def test_an_exception_whose_constructor_refuses_its_arguments(pool: deadpool.Deadpool) -> None:
+    error = pool.submit(tasks.raise_choosy).exception(20)
+    assert type(error) is tasks.ChoosyError
+    assert error.args == ("code 3",)
+
+
+def test_exceptions_within_an_exception(pool: deadpool.Deadpool) -> None:
+    error = pool.submit(tasks.raise_holding_choosy).exception(20)
+    assert type(error) is RuntimeError
+    text, choosy, [picky] = error.args
+    assert (text, type(choosy), choosy.args) == ("holds", tasks.ChoosyError, ("code 3",))
+    assert type(picky) is tasks.PickyError
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="groups are new in Python 3.11")
+def test_exceptions_of_a_group(pool: deadpool.Deadpool) -> None:
+    error = pool.submit(tasks.raise_group_of_choosy).exception(20)
+    assert type(error) is builtins.ExceptionGroup
+    choosy, inner = error.exceptions
+    assert (type(choosy), choosy.args) == (tasks.ChoosyError, ("code 3",))
+    assert type(inner.exceptions[0]) is tasks.PickyError
+    assert error.args[1][0] is choosy
+
+
+def test_a_result_that_asks_for_itself_is_refused(pool: deadpool.Deadpool) -> None:
+    future = pool.submit(tasks.AsksForItself)
+    tasks.AsksForItself.called = lambda: future.result(20)
+    try:
+        # It is read here, or by the completer.
+        with pytest.raises(RuntimeError, match="this very future"):
+            future.result(20)
+    finally:
+        tasks.AsksForItself.called = None

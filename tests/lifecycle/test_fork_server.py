@@ -342,11 +342,15 @@ print(pool.submit(abs, -1).result())
 def test_one_that_can_not_be_watched_is_not_left_behind(tmp_path: Path) -> None:
     body = """
 from deadpool._start import fork_server
+import threading
 open_pidfd = os.pidfd_open
 def refuse(pid):
     raise OSError(24, "no descriptors")
 os.pidfd_open = refuse
 fork_server.server.start_early()
+for thread in threading.enumerate():
+    if thread.name == "deadpool-server":
+        thread.join()
 os.pidfd_open = open_pidfd
 print(fork_server.server.pid)
 try:

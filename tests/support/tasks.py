@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import builtins
 import contextlib
 import ctypes
 import functools
@@ -663,3 +664,39 @@ def leave_executors(ended: Path) -> None:
     for executor in recall("executors"):
         executor.submit(abs, -1).result()
     atexit.register(ended.write_text, "exit handler")
+
+
+class ChoosyError(Exception):
+    """An exception whose constructor refuses what its base was given."""
+
+    def __init__(self, code: int) -> None:
+        if not isinstance(code, int):
+            raise ValueError("the code must be a number")
+        super().__init__(f"code {code}")
+
+
+def raise_choosy() -> None:
+    raise ChoosyError(3)
+
+
+def raise_holding_choosy() -> None:
+    raise RuntimeError("holds", ChoosyError(3), [PickyError(404, "not found")])
+
+
+def raise_group_of_choosy() -> None:
+    inner = builtins.ExceptionGroup("inner", [PickyError(404, "not found")])  # type: ignore[attr-defined]
+    raise builtins.ExceptionGroup("several", [ChoosyError(3), inner])  # type: ignore[attr-defined]
+
+
+class AsksForItself:
+    """Calls what the caller has registered while it is unpickled."""
+
+    called: Any = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _call_registered, ()
+
+
+def _call_registered() -> str:
+    called = AsksForItself.called
+    return called() if called is not None else "nothing was registered"

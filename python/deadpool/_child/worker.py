@@ -118,7 +118,12 @@ def run_zygote(control: Descriptor, spec: Spec, inherited: Sequence[int]) -> Non
 
 def _close_pipes_on_exec() -> None:
     """Keep programs that tasks start from getting the pipes that multiprocessing has passed on."""
-    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208  # Each worker would import pathlib.
+    try:
+        names = os.listdir("/proc/self/fd")  # noqa: PTH208  # Each worker would import pathlib.
+    except OSError:
+        # Without /proc, those that there are likely to be.
+        names = [str(fd) for fd in range(256)]
+    for name in names:
         with contextlib.suppress(OSError):
             if int(name) > 2 and stat.S_ISFIFO(os.fstat(int(name)).st_mode):
                 os.set_inheritable(int(name), False)

@@ -1,5 +1,8 @@
 //! How a future ends: its state, its waiters, its callbacks.
 
+use std::cell::RefCell;
+use std::ptr;
+
 use pyo3::exceptions::PyException;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -49,13 +52,42 @@ pub fn settle(
         .or_else(|error| interrupts.deal_with(future.bind(py), stdlib::FUTURES_LOGGER, error))
 }
 
+thread_local! {
+    /// The handles whose outcomes this thread is unpickling, the innermost last.
+    static READING: RefCell<Vec<*const Handle>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Marks a handle as one whose outcome the calling thread is unpickling.
+struct Reading;
+
+impl Reading {
+    fn begin(handle: &Handle) -> Self {
+        READING.with_borrow_mut(|reading| reading.push(ptr::from_ref(handle)));
+        Self
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        READING.with_borrow_mut(Vec::pop);
+    }
+}
+
+/// Whether the calling thread is unpickling the outcome of this handle, and so can't wait for it.
+pub(super) fn is_reading(handle: &Handle) -> bool {
+    READING.with_borrow(|reading| reading.contains(&ptr::from_ref(handle)))
+}
+
 /// As [`settle`], for a thread that waits: whatever is not dealt with inside gets out.
 pub(super) fn settle_here(
     future: &Bound<'_, FutureBase>,
     handle: &Handle,
     outcome: Outcome,
 ) -> PyResult<()> {
-    let (end, interrupt) = decode(future.py(), handle, outcome);
+    let (end, interrupt) = {
+        let _reading = Reading::begin(handle);
+        decode(future.py(), handle, outcome)
+    };
     let finished = FutureBase::finish(future, end);
     interrupt.map_or(Ok(()), Err)?;
     finished.map(drop)

@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use crate::supervisor::handle::{Entry, Taker};
 use crate::sys::futex::Waited;
 
-use super::ending::settle_here;
+use super::ending::{is_reading, settle_here};
 use super::link::{Handle, PySide};
 use super::object::FutureBase;
 
@@ -49,6 +49,12 @@ impl FutureBase {
         if handle.side().link().is_some_and(|link| link.is_foreign()) {
             return Err(PyRuntimeError::new_err(
                 "this future belongs to the process that made its pool, and never ends in a fork of it",
+            ));
+        }
+        if is_reading(&handle) {
+            return Err(PyRuntimeError::new_err(
+                "this thread is unpickling the result of this very future, and would wait for itself: \
+                 a signal handler or a finalizer interrupted that, or the result asks for itself",
             ));
         }
         // A callback that waits for another future of its pool does so in the completer, which then
