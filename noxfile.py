@@ -236,12 +236,19 @@ def quick(session: nox.Session) -> None:
 
 @nox.session(python=MAIN)
 def types(session: nox.Session) -> None:
-    """Check types strictly, and the stub against the module that was built."""
-    install_wheel(session, "mypy", "types-tqdm")
+    """Check types strictly: in the sources, of the module that was built, and as users have them."""
+    # basedpyright is pyright with its own Node, so that nothing is fetched when it runs.
+    install_wheel(session, "mypy", "types-tqdm", "basedpyright", "typing-extensions", "billiard")
     session.run("mypy")
     session.run(
         "python", "-m", "mypy.stubtest", "--mypy-config-file", "pyproject.toml", "deadpool._core"
     )
+    # From elsewhere, so that it is the installed wheel whose types are read.
+    programs = str(ROOT / "type_tests")
+    session.chdir(session.create_tmp())
+    session.run("mypy", "--strict", "--warn-unused-ignores", programs)
+    session.run("basedpyright", "--project", programs)
+    session.run("basedpyright", "--verifytypes", "deadpool", "--ignoreexternal")
 
 
 @nox.session(python=MAIN)

@@ -51,7 +51,7 @@ class RoomForCoroutines:
         return await _result(future, loop)
 
 
-async def _result(future: Future, loop: asyncio.AbstractEventLoop) -> Any:
+async def _result(future: Future[Any], loop: asyncio.AbstractEventLoop) -> Any:
     """Wait for a future's end, and return its result or raise its exception.
 
     Not by :func:`asyncio.wrap_future`: until Python 3.12 a future of asyncio refuses a StopIteration,

@@ -2,9 +2,9 @@
 
 import concurrent.futures
 from collections.abc import Callable, Sequence
-from typing import Any, final
+from typing import Any, Generic, ParamSpec, TypeVar, final, overload
 
-from typing_extensions import Self, disjoint_base
+from typing_extensions import Self, TypeVarTuple, Unpack, disjoint_base
 
 from ._future import Future
 
@@ -27,12 +27,16 @@ __all__ = [
     "run_zygote",
 ]
 
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+_Ts = TypeVarTuple("_Ts")
+
 __version__: str
 STACK_SIGNAL: int
 SOFT_TIMEOUT_SIGNAL: int
 
 @disjoint_base
-class FutureBase:
+class FutureBase(Generic[_T]):
     """The native part of :class:`deadpool.Future`."""
 
     @property
@@ -57,40 +61,53 @@ class FutureBase:
     def _has_outcome(self) -> bool:
         """Return whether the task has ended, even if no callback was called for that yet."""
 
-    def cancelled(self) -> bool: ...
-    def running(self) -> bool: ...
-    def done(self) -> bool: ...
-    def result(self, timeout: float | None = None) -> Any:
+    def cancelled(self) -> bool:
+        """Whether the future was cancelled."""
+
+    def running(self) -> bool:
+        """Whether the task runs."""
+
+    def done(self) -> bool:
+        """Whether the future has finished or was cancelled."""
+
+    def result(self, timeout: float | None = None) -> _T:
         """Return the task's result, or raise its exception. Blocks for at most ``timeout`` seconds.
 
         :raises concurrent.futures.TimeoutError: If the task has not ended by then.
         :raises CancelledError: If the future was cancelled.
         """
 
-    def exception(self, timeout: float | None = None) -> BaseException | None: ...
-    def add_done_callback(self, fn: Callable[[Future], object]) -> None:
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Return the task's exception, or None. Blocks for at most `timeout` seconds."""
+
+    def add_done_callback(self, fn: Callable[[Future[_T]], object]) -> None:
         """Call ``fn(future)`` when the future ends, or now if it has.
 
         Called in the pool's completer thread, where it delays other callbacks and nothing else; in
         the calling thread if the future has ended, or is cancelled by it.
         """
 
-    def add_pid_callback(self, fn: Callable[[Future], object]) -> None:
+    def add_pid_callback(self, fn: Callable[[Future[_T]], object]) -> None:
         """Call ``fn(future)`` when the task starts, or now if it has; its ``pid`` is known then.
 
         Once: where a task is run again after its worker died, ``pid`` changes and nothing is called.
         """
 
-    def add_soft_timeout_callback(self, fn: Callable[[Future], object]) -> None:
+    def add_soft_timeout_callback(self, fn: Callable[[Future[_T]], object]) -> None:
         """Call ``fn(future)`` when the task's soft timeout has passed, or now if it has.
 
         Called when :class:`SoftTimeoutError` is about to be raised in the task, by the thread that
         calls done-callbacks. What it raises is logged.
         """
 
-    def set_running_or_notify_cancel(self) -> bool: ...
-    def set_result(self, result: Any) -> None: ...
-    def set_exception(self, exception: BaseException | None) -> None: ...
+    def set_running_or_notify_cancel(self) -> bool:
+        """Mark the future as running, or tell the waiters that it was cancelled."""
+
+    def set_result(self, result: _T) -> None:
+        """End the future with a result."""
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        """End the future with an exception."""
 
 @final
 class Completer:
@@ -124,11 +141,20 @@ class Launcher:
     def next(self) -> tuple[int, int | None] | None:
         """Wait for the next job. Blocks."""
 
-    def launched(self, zygote: int, pid: int) -> None: ...
-    def failed(self, zygote: int, reason: str) -> None: ...
-    def descriptors(self) -> list[int]: ...
-    def environ_looked_at(self) -> None: ...
-    def close(self) -> None: ...
+    def launched(self, zygote: int, pid: int) -> None:
+        """Say that a zygote was started."""
+
+    def failed(self, zygote: int, reason: str) -> None:
+        """Say that a zygote could not be started."""
+
+    def descriptors(self) -> list[int]:
+        """Return the descriptors of the supervisor, which a forked child has copies of and must close."""
+
+    def environ_looked_at(self) -> None:
+        """Say that the environment of workers was looked at, and sent if it had changed."""
+
+    def close(self) -> None:
+        """Let the pool finish what was submitted, and end."""
 
 @final
 class EnvironSender:
@@ -154,27 +180,21 @@ class ShutdownMode:
 class RoomBell:
     """Tells an event loop of room in the backlog."""
 
-    def fileno(self) -> int: ...
-    def take_free_slots(self) -> int: ...
+    def fileno(self) -> int:
+        """Return the descriptor, which is readable once there may be room."""
+
+    def take_free_slots(self) -> int:
+        """How many tasks could come in now; a pool that is closed has room to say so to all."""
 
 @disjoint_base
 class PoolBase:
     """The native base of :class:`deadpool.Deadpool`."""
 
     def __new__(cls, *_args: Any, **_kwargs: Any) -> Self: ...
-    def submit(
-        self,
-        fn: Callable[..., Any],
-        /,
-        *args: Any,
-        deadpool_timeout: float | None = None,
-        deadpool_priority: int = 0,
-        deadpool_soft_timeout: float | None = None,
-        deadpool_memory_limit_bytes: int | None = None,
-        deadpool_retries: int = 0,
-        deadpool_block: bool = True,
-        **kwargs: Any,
-    ) -> Future:
+    # Keyword arguments of the function and of the pool can't be told apart in one call: either all are
+    # the function's, or all are the pool's. A functools.partial takes the former where both are wanted.
+    @overload
+    def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
         """Schedule ``fn(*args, **kwargs)`` to run in a worker, and return its :class:`Future`.
 
         The call is pickled here, so later changes of its arguments are not seen; an error in pickling
@@ -196,6 +216,19 @@ class PoolBase:
         :raises ValueError: If a limit is out of range.
         """
 
+    @overload
+    def submit(
+        self,
+        fn: Callable[[Unpack[_Ts]], _T],
+        /,
+        *args: Unpack[_Ts],
+        deadpool_timeout: float | None = None,
+        deadpool_priority: int = 0,
+        deadpool_soft_timeout: float | None = None,
+        deadpool_memory_limit_bytes: int | None = None,
+        deadpool_retries: int = 0,
+        deadpool_block: bool = True,
+    ) -> Future[_T]: ...
     def _open(
         self,
         *,
@@ -216,27 +249,49 @@ class PoolBase:
         bell: int | None,
         watches_starts: bool,
         holds_back: bool,
-    ) -> tuple[Completer, Launcher, EnvironSender]: ...
-    def _hand_over(self) -> None: ...
-    def _cancel_held(self) -> None: ...
-    def _close(self, mode: ShutdownMode, wait: bool) -> None: ...
+    ) -> tuple[Completer, Launcher, EnvironSender]:
+        """Start the supervisor; returns what the completer and the launcher run."""
+
+    def _hand_over(self) -> None:
+        """Run the tasks that were submitted, where that waits for this. Does not block."""
+
+    def _cancel_held(self) -> None:
+        """Cancel the tasks that wait for ``_hand_over``.
+
+        Waits for the supervisor's turn, and for no other thread that takes the GIL.
+        """
+
+    def _close(self, mode: ShutdownMode, wait: bool) -> None:
+        """Refuse further tasks, and tell the supervisor how the pool is to end.
+
+        Blocks until the futures that this cancels have ended, if ``wait`` is true.
+        """
+
     def _clear_workers(self) -> None: ...
     def _resize(self, max_workers: int, min_workers: int) -> None: ...
-    def _waiting(self) -> int: ...
-    def _room_bell(self) -> RoomBell: ...
+    def _waiting(self) -> int:
+        """How many tasks wait for a worker."""
+
+    def _room_bell(self) -> RoomBell:
+        """Something that tells of room in the backlog through a descriptor."""
+
     def _reset_counters(self) -> None: ...
-    def _running(self) -> list[FutureBase]: ...
+    def _running(self) -> list[FutureBase[Any]]:
+        """Return the futures of the tasks that run."""
+
     def _counters(self) -> dict[str, int]: ...
     def _workers(
         self,
-    ) -> list[tuple[int | None, str, str | None, float | None, int, int | None]]: ...
+    ) -> list[tuple[int | None, str, str | None, float | None, int, int | None]]:
+        """Tuples of pid, state, name of the task, seconds that it runs, tasks done, resident bytes."""
 
 @final
 class ParentWatch:
     """Ends this process with its parent, until it is told to stop."""
 
     def __new__(cls, parent: int) -> ParentWatch: ...
-    def stop(self) -> None: ...
+    def stop(self) -> None:
+        """Watch no more. Waits for the thread that does."""
 
 @final
 class Worker:
@@ -249,17 +304,33 @@ class Worker:
         max_memory_bytes: int | None,
         trim_threshold_bytes: int | None,
     ) -> Worker: ...
-    def stack_fd(self) -> int: ...
-    def set_exit_handlers(self, count: int) -> None: ...
-    def take_interrupt(self) -> bool: ...
-    def receive_environ(self, apply: Callable[[bytes], object]) -> None: ...
-    def initializer_failed(self, error: BaseException) -> None: ...
-    def run(self, apply: Callable[[bytes], object]) -> None: ...
+    def stack_fd(self) -> int:
+        """Where `faulthandler` is to write."""
+
+    def set_exit_handlers(self, count: int) -> None:
+        """How many exit handlers user code has registered."""
+
+    def take_interrupt(self) -> bool:
+        """Whether the soft timeout of the task that runs now is to be raised; for a signal handler.
+
+        True once for each task: its signal is sent again where it may not have been seen.
+        """
+
+    def receive_environ(self, apply: Callable[[bytes], object]) -> None:
+        """Wait for the environment and apply it with `apply(pickled)`. Blocks."""
+
+    def initializer_failed(self, error: BaseException) -> None:
+        """Say that the initializer raised."""
+
+    def run(self, apply: Callable[[bytes], object]) -> None:
+        """Run tasks until the supervisor wants no more. Blocks."""
 
 def run_zygote(control: int, fork: Callable[[int, list[int], list[int]], int]) -> None:
     """Run a zygote until the parent is gone or wants it to end. Blocks."""
 
-def kill_children(spared: Sequence[int]) -> None: ...
+def kill_children(spared: Sequence[int]) -> None:
+    """Kill what is below this process, but for the children `spared`."""
+
 def malloc_trim() -> bool:
     """Give unused heap memory back to the system; return whether the C library can."""
 

@@ -63,7 +63,7 @@ class _Facts(Exception):
             signal = -exitcode
         self.pid = pid
         self.exitcode = exitcode
-        self.signal = _named_signal(signal)
+        self.signal: int | None = _named_signal(signal)
         self.task = task
         self.rss_bytes = rss_bytes
         self.oom_killed = oom_killed

@@ -23,14 +23,31 @@ from ._worker_info import WorkerInfo
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
-    from typing import Any
+    from typing import Any, Literal, ParamSpec, Protocol, TypeVar, overload
+
+    from typing_extensions import TypeVarTuple, Unpack
+
+    P = ParamSpec("P")
+    T = TypeVar("T")
+    Initargs = TypeVarTuple("Initargs")
+    Finalargs = TypeVarTuple("Finalargs")
+    Args = TypeVarTuple("Args")
+
+    class Serializer(Protocol):
+        """What pickles calls and results, such as the modules pickle and cloudpickle."""
+
+        @property
+        def dumps(self) -> Callable[[Any], Any]:
+            """Pickles an object, to something with the interface of buffers."""
+
+        @property
+        def loads(self) -> Callable[[bytes], Any]:
+            """Unpickles an object."""
 
     from . import _asubmit
 
 
-class Deadpool(  # type: ignore[misc]  # submit() takes more than the base class's.
-    _legacy.Attributes, _core.PoolBase, concurrent.futures.Executor
-):
+class Deadpool(_legacy.Attributes, _core.PoolBase, concurrent.futures.Executor):
     """A process pool that is really hard to kill.
 
     Everything that works with :class:`concurrent.futures.ProcessPoolExecutor` works here. All
@@ -85,10 +102,10 @@ class Deadpool(  # type: ignore[misc]  # submit() takes more than the base class
         max_tasks_per_child: int | None = None,
         max_worker_memory_bytes: int | None = None,
         mp_context: BaseContext | str | None = None,
-        initializer: Callable[..., object] | None = None,
-        initargs: Iterable[Any] = (),
-        finalizer: Callable[..., object] | None = None,
-        finalargs: Iterable[Any] = (),
+        initializer: Callable[[Unpack[Initargs]], object] | None = None,
+        initargs: tuple[Unpack[Initargs]] = (),  # type: ignore[assignment]  # None without one.
+        finalizer: Callable[[Unpack[Finalargs]], object] | None = None,
+        finalargs: tuple[Unpack[Finalargs]] = (),  # type: ignore[assignment]  # None without one.
         max_backlog: int | None = 1000,
         shutdown_wait: bool | None = None,
         shutdown_cancel_futures: bool | None = None,
@@ -96,12 +113,12 @@ class Deadpool(  # type: ignore[misc]  # submit() takes more than the base class
         malloc_trim_rss_memory_threshold_bytes: int | None = None,
         propagate_environ: Mapping[str, str] | None = None,
         *,
-        on_initializer_error: str = "log",
+        on_initializer_error: Literal["log", "fail"] = "log",
         kill_on_cancel: bool = False,
         kill_grace_period: float = 1.0,
         worker_idle_timeout: float = 0.2,
         worker_start_timeout: float = 300.0,
-        serializer: Any = pickle,
+        serializer: Serializer = pickle,
         on_worker_up: Callable[[int], object] | None = None,
         on_worker_down: Callable[[int, int | None], object] | None = None,
         _bell: int | None = None,
@@ -201,7 +218,27 @@ class Deadpool(  # type: ignore[misc]  # submit() takes more than the base class
             raise
         self._room: _asubmit.RoomForCoroutines | None = None
 
-    async def asubmit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    if TYPE_CHECKING:
+
+        @overload
+        async def asubmit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+
+        @overload
+        async def asubmit(
+            self,
+            fn: Callable[[Unpack[Args]], T],
+            /,
+            *args: Unpack[Args],
+            deadpool_timeout: float | None = None,
+            deadpool_priority: int = 0,
+            deadpool_soft_timeout: float | None = None,
+            deadpool_memory_limit_bytes: int | None = None,
+            deadpool_retries: int = 0,
+        ) -> T: ...
+
+    async def asubmit(  # type: ignore[misc]  # No implementation can accept what only one overload does.
+        self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> Any:
         """Run ``fn(*args, **kwargs)`` in a worker and return its result.
 
         Waits for room in the backlog and for the result without blocking the event loop. Cancelling
@@ -220,7 +257,7 @@ class Deadpool(  # type: ignore[misc]  # submit() takes more than the base class
 
     def map(
         self,
-        fn: Callable[..., Any],
+        fn: Callable[..., T],
         *iterables: Iterable[Any],
         timeout: float | None = None,
         chunksize: int = 1,
@@ -230,7 +267,7 @@ class Deadpool(  # type: ignore[misc]  # submit() takes more than the base class
         deadpool_soft_timeout: float | None = None,
         deadpool_memory_limit_bytes: int | None = None,
         deadpool_retries: int = 0,
-    ) -> Iterator[Any]:
+    ) -> Iterator[T]:
         """Return an iterator over the results of ``fn``, in the order of the arguments.
 
         Submits as many tasks as the backlog has room for, and one more for each result that is taken. An

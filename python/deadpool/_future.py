@@ -6,18 +6,11 @@ import concurrent.futures
 
 from ._core import FutureBase
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
-    _Future = concurrent.futures.Future[Any]
-else:
-    _Future = concurrent.futures.Future
-
 __all__ = ["Future"]
 
 
-class Future(FutureBase, _Future):
+# Its types stand in the stub beside it: the native base takes no parameters when the program runs.
+class Future(FutureBase, concurrent.futures.Future):
     """The result of a task that may not have ended yet.
 
     A :class:`concurrent.futures.Future` with three differences: a running task can be cancelled,

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from ._core import PoolBase
     from ._future import Future
 
@@ -50,11 +52,11 @@ class Attributes:
         return Backlog(cast("PoolBase", self))
 
     @property
-    def running_futs(self) -> list[Future]:
+    def running_futs(self) -> list[Future[Any]]:
         """The futures of the tasks that run."""
         from typing import cast
 
-        return cast("list[Future]", cast("PoolBase", self)._running())
+        return cast("list[Future[Any]]", cast("PoolBase", self)._running())
 
     @property
     def _statistics(self) -> Counters:

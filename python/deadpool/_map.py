@@ -25,7 +25,7 @@ def run_chunk(fn: Callable[..., Any], chunk: tuple[tuple[Any, ...], ...]) -> lis
 
 
 def results(
-    submit: Callable[..., Future],
+    submit: Callable[..., Future[Any]],
     fn: Callable[..., Any],
     iterables: tuple[Iterable[Any], ...],
     timeout: float | None,
@@ -68,7 +68,7 @@ class _Results:
 
     def __init__(
         self,
-        submit: Callable[..., Future],
+        submit: Callable[..., Future[Any]],
         fn: Callable[..., Any],
         calls: Iterator[tuple[Any, ...]],
         buffersize: int | None,
@@ -81,7 +81,7 @@ class _Results:
         self._blocks = buffersize is not None
         # A call that the backlog had no room for.
         self._refused: tuple[Any, ...] | None = None
-        self._futures: deque[Future] = deque()
+        self._futures: deque[Future[Any]] = deque()
         self._is_started = False
         try:
             while len(self._futures) != buffersize and self._submit_next(block=self._blocks):
@@ -184,7 +184,7 @@ def _emptied(values: list[Any]) -> Iterator[Any]:
         yield values.pop()
 
 
-def _result(future: Future, deadline: float | None) -> Any:
+def _result(future: Future[Any], deadline: float | None) -> Any:
     try:
         try:
             return future.result(None if deadline is None else deadline - time.monotonic())

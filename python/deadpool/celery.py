@@ -8,9 +8,8 @@ death is known at once, and what is killed takes all its processes along.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from celery.concurrency.base import BasePool
 from celery.utils.log import get_logger
 from celery.worker import state as worker_state
 from kombu.asynchronous import get_event_loop
@@ -29,8 +28,27 @@ __all__ = ["TaskPool"]
 
 _logger = get_logger(__name__)
 
+if TYPE_CHECKING:
 
-class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types.
+    class BasePool:
+        """What is used of Celery's class, which has no types."""
+
+        RUN: int
+        CLOSE: int
+        TERMINATE: int
+        app: Any
+        options: dict[str, Any]
+        limit: int
+
+        def __init__(self, *args: Any, **options: Any) -> None: ...
+        def _get_info(self) -> dict[str, Any]: ...
+        def __getattr__(self, name: str) -> Any: ...
+
+else:
+    from celery.concurrency.base import BasePool
+
+
+class TaskPool(BasePool):
     """The pool that ``celery worker`` runs its tasks in; made by Celery, and not by users.
 
     Its settings are those of the app's configuration: Celery's own for the prefork pool, and those
@@ -48,6 +66,7 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no types.
     """
 
     uses_semaphore = True
+    limit: int
 
     def __init__(
         self,

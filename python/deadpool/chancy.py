@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 try:
     from chancy.executors.base import Executor
-except ImportError as error:
+except ImportError as _error:
     raise ImportError(
         "deadpool.chancy needs Chancy 0.26 or later, which needs Python 3.11 or later: "
-        f"pip install 'deadpool-executor[chancy]' ({error})"
-    ) from error
+        f"pip install 'deadpool-executor[chancy]' ({_error})"
+    ) from _error
 
 from ._chancy import interpreter, job_call
 from ._chancy.base import PoolExecutor
@@ -152,7 +152,7 @@ class DeadpoolSubInterpreterExecutor(PoolExecutor):
     :raises ValueError: If an option is out of range.
     """
 
-    capabilities = PoolExecutor.capabilities | Executor.Capability.COOPERATIVE_TIME_LIMITS
+    capabilities: Any = PoolExecutor.capabilities | Executor.Capability.COOPERATIVE_TIME_LIMITS
 
     def _set_up(self) -> dict[str, Any]:
         interpreter.check_available(type(self).__name__)

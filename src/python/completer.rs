@@ -153,9 +153,7 @@ impl Completer {
 
 #[pymethods]
 impl Completer {
-    /// Settle futures until the pool has terminated. **Blocks**; for a thread of its own.
-    ///
-    /// Calls `on_up(pid)` and `on_down(pid, exitcode)` for each worker process.
+    /// Settle futures until the pool has terminated, and tell of its worker processes. Blocks.
     #[pyo3(signature = (on_up = None, on_down = None))]
     fn run(
         &self,
@@ -184,10 +182,10 @@ impl Completer {
         Ok(())
     }
 
-    /// Settle the futures whose tasks have ended, where no thread does it. Does not block.
+    /// Settle the futures whose tasks have ended, where no thread does it.
     ///
-    /// To be called by the thread of an event loop, whenever the bell has rung that the pool was made
-    /// with. What callbacks raise that is no `Exception` is raised in the end, the first of it.
+    /// Does not block. To be called by the thread of an event loop, whenever the bell has rung. What
+    /// callbacks raise that is no ``Exception`` is raised in the end, the first of it.
     #[pyo3(signature = (on_up = None, on_down = None))]
     fn run_ready(
         &self,

@@ -16,11 +16,6 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
 }
 
 /// Sends the environment of workers to the supervisor, the latest last.
-///
-/// Several threads, and a signal handler amid one of them, may look at the environment at the same
-/// time. Each takes a ticket before it looks, and a later ticket has seen all that an earlier one has:
-/// what comes with an earlier ticket than the last is dropped. The lock is held while exact strings
-/// are compared and a message is posted, and so never while Python code runs.
 #[pyclass(module = "deadpool._core", frozen)]
 pub struct EnvironSender {
     shared: Arc<Shared<PySide>>,
@@ -35,9 +30,9 @@ impl EnvironSender {
 
 #[pymethods]
 impl EnvironSender {
-    /// Send what was seen with this ticket; return whether `pickled` is wanted for that and missing.
+    /// Send what was seen with this ticket; return whether ``pickled`` is wanted for that and missing.
     ///
-    /// `environ` maps exact strings to exact strings. Does not block, and runs no Python code.
+    /// Does not block, and runs no Python code.
     #[pyo3(signature = (ticket, environ, pickled = None))]
     fn send(
         &self,

@@ -18,7 +18,7 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Launcher>()
 }
 
-/// Starts the zygotes of one pool.
+/// Knows which zygotes of one pool are wanted.
 #[pyclass(module = "deadpool._core", frozen)]
 pub struct Launcher {
     launches: Receiver<Launch>,
@@ -33,11 +33,7 @@ impl Launcher {
 
 #[pymethods]
 impl Launcher {
-    /// Wait for the next job. **Blocks**; for a thread of its own.
-    ///
-    /// Returns the number of a zygote with the descriptor of its control socket, which is the caller's
-    /// from then on; a number with `None` for a zygote that is to be waited for; 0 with `None` when
-    /// `environ_looked_at` is to be called; `None` when there will be no more.
+    /// Wait for the next job. Blocks.
     fn next(&self, py: Python<'_>) -> Option<(u64, Option<i32>)> {
         match py.detach(|| self.launches.recv()) {
             Ok(Launch::Zygote { zygote, control }) => Some((zygote, Some(control.into_raw_fd()))),
@@ -69,7 +65,7 @@ impl Launcher {
         self.shared.post(Command::Launched { zygote, result: Err(reason) });
     }
 
-    /// The descriptors of the supervisor, which a forked child has copies of and must close.
+    /// Return the descriptors of the supervisor, which a forked child has copies of and must close.
     fn descriptors(&self, py: Python<'_>) -> Vec<i32> {
         py.detach(|| self.shared.descriptors())
     }

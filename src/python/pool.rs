@@ -65,7 +65,7 @@ impl From<ShutdownMode> for Shutdown {
     }
 }
 
-/// The native base of `deadpool.Deadpool`.
+/// The native base of :class:`deadpool.Deadpool`.
 #[pyclass(module = "deadpool._core", subclass, frozen, dict, weakref)]
 pub struct PoolBase {
     open: OnceLock<Open>,
@@ -363,15 +363,17 @@ deadpool_soft_timeout=None, deadpool_memory_limit_bytes=None, deadpool_retries=0
         Ok(())
     }
 
-    /// Cancel the tasks that wait for `_hand_over`. Waits for the supervisor's turn, for no other thread
-    /// that takes the GIL.
+    /// Cancel the tasks that wait for ``_hand_over``.
+    ///
+    /// Waits for the supervisor's turn, and for no other thread that takes the GIL.
     fn _cancel_held(&self) -> PyResult<()> {
         self.shared()?.cancel_held();
         Ok(())
     }
 
-    /// Let nobody submit any more, and tell the supervisor how the pool is to end. **Blocks** until
-    /// the futures that this cancels have ended, if that is wanted.
+    /// Refuse further tasks, and tell the supervisor how the pool is to end.
+    ///
+    /// Blocks until the futures that this cancels have ended, if ``wait`` is true.
     fn _close(&self, py: Python<'_>, mode: ShutdownMode, wait: bool) -> PyResult<()> {
         let shared = self.shared()?;
         let (done, told) = crossbeam_channel::bounded(0);
@@ -419,7 +421,7 @@ deadpool_soft_timeout=None, deadpool_memory_limit_bytes=None, deadpool_retries=0
         Ok(())
     }
 
-    /// The futures of the tasks that run.
+    /// Return the futures of the tasks that run.
     fn _running(&self, py: Python<'_>) -> PyResult<Vec<Py<FutureBase>>> {
         let shared = self.shared()?;
         let reports = py.detach(|| shared.workers());

@@ -30,7 +30,7 @@ impl RoomBell {
 
 #[pymethods]
 impl RoomBell {
-    /// The descriptor, readable once there may be room.
+    /// Return the descriptor, which is readable once there may be room.
     fn fileno(&self) -> i32 {
         self.waker.as_fd().as_raw_fd()
     }

@@ -79,21 +79,21 @@ class Job:
         on_end: Callable[[Job], object],
         has_slot: bool,
     ) -> None:
-        self.correlation_id = correlation_id
-        self.has_slot = has_slot
+        self.correlation_id: str | None = correlation_id
+        self.has_slot: bool = has_slot
         self._callbacks = callbacks
-        self.timeout = timeout
-        self.soft_timeout = soft_timeout
+        self.timeout: float | None = timeout
+        self.soft_timeout: float | None = soft_timeout
         self._calls = calls
         self._on_end = on_end
-        self._future: Future | None = None
+        self._future: Future[Any] | None = None
         self._terminated: int | None = None
         self._announced: threading.Event | None = None
         self._was_accepted = False
         self._is_discarded = False
         self._cancel: Callable[[Callable[..., object] | None], object] | None = None
 
-    def watch(self, future: Future) -> None:
+    def watch(self, future: Future[Any]) -> None:
         """Tell of what becomes of a future."""
         self._future = future
         if self.soft_timeout is not None:
@@ -174,13 +174,13 @@ class Job:
 
     # By the executor's thread.
 
-    def _started(self, future: Future) -> None:
+    def _started(self, future: Future[Any]) -> None:
         self._calls.post(self._tell_accepted, future.pid, time.monotonic())
 
-    def _soft_timeout_passed(self, _future: Future) -> None:
+    def _soft_timeout_passed(self, _future: Future[Any]) -> None:
         self._calls.post(self._tell_soft_timeout)
 
-    def _ended(self, _future: Future) -> None:
+    def _ended(self, _future: Future[Any]) -> None:
         self._calls.post(self._tell_end)
 
     # By what makes the calls.
@@ -215,7 +215,7 @@ class Job:
                 self._tell_accepted(os.getpid(), time.monotonic())
                 self._tell_failure(errors.exception_info(error))
 
-    def _tell_outcome(self, future: Future) -> None:
+    def _tell_outcome(self, future: Future[Any]) -> None:
         try:
             error = future.exception(0)
         except CancelledError:

@@ -17,7 +17,7 @@ import functools
 import os
 from typing import TYPE_CHECKING, Any
 
-from chancy.executors.base import ConcurrentExecutor, Executor
+from chancy.executors.base import Executor
 
 from . import descriptors, storable
 from . import limits as job_limits
@@ -40,7 +40,28 @@ _IDLE_POLLS = 2
 _POLL_SECONDS = 5
 
 
-class PoolExecutor(ConcurrentExecutor):  # type: ignore[misc]  # Chancy has no types.
+if TYPE_CHECKING:
+
+    class ConcurrentExecutor:
+        """What is used of Chancy's class, which has no types."""
+
+        worker: Any
+        queue: Any
+        concurrency: int
+        jobs: dict[Any, Any]
+
+        def __init__(self, worker: Any, queue: Any) -> None: ...
+        async def on_job_completed(self, *args: Any, **options: Any) -> Any: ...
+        async def stop(self) -> Any: ...
+        @staticmethod
+        def job_wrapper(*args: Any) -> Any: ...
+        def __getattr__(self, name: str) -> Any: ...
+
+else:
+    from chancy.executors.base import ConcurrentExecutor
+
+
+class PoolExecutor(ConcurrentExecutor):
     """An executor whose jobs run in the processes of a :class:`deadpool.Deadpool`.
 
     :param worker: The worker of Chancy.
@@ -51,7 +72,7 @@ class PoolExecutor(ConcurrentExecutor):  # type: ignore[misc]  # Chancy has no t
     :raises ValueError: If an option is out of range.
     """
 
-    capabilities = (
+    capabilities: Any = (
         Executor.Capability.SYNC_JOBS
         | Executor.Capability.ASYNC_JOBS
         | Executor.Capability.CANCELLATION
@@ -62,12 +83,14 @@ class PoolExecutor(ConcurrentExecutor):  # type: ignore[misc]  # Chancy has no t
     def __init__(self, worker: Worker, queue: Queue, /, **options: Any) -> None:
         super().__init__(worker, queue)
         try:
-            self.options = executor_options.check(options, self.concurrency)
+            self.options: executor_options.Options = executor_options.check(
+                options, self.concurrency
+            )
         except (TypeError, ValueError) as error:
             raise self._shown(error, "executor_options of ") from None
         try:
             descriptors.check(self.concurrency, self.options.method, self._taken_by_others())
-            self.pool = self._create_pool()
+            self.pool: Deadpool = self._create_pool()
         except (ImportError, TypeError, ValueError) as error:
             raise self._shown(error) from None
 

@@ -55,7 +55,7 @@ class Engine:
         self.executor = executor
         self.teller = teller
         self.processes = processes
-        self.terminated = False
+        self.terminated: bool = False
         self._release_all = release_all
         self._closing = False
         self._feeders: set[Feeder] = set()
@@ -74,7 +74,7 @@ class Engine:
         *,
         timeout: float | None = None,
         soft_timeout: float | None = None,
-    ) -> Future:
+    ) -> Future[Any]:
         """Submit a call; what is wrong with it is told by the future.
 
         :raises ValueError: If the pool is closed.
@@ -101,7 +101,7 @@ class Engine:
         except (TypeError, AttributeError) as error:
             return _failed(error)
 
-    def failure(self, future: Future, timeout: float | None) -> BaseException | None:
+    def failure(self, future: Future[Any], timeout: float | None) -> BaseException | None:
         """Return the exception of a future that has ended; None if it has a result."""
         return failure(future, timeout, self.processes.asked)
 
@@ -157,8 +157,8 @@ class Engine:
         self.teller.close()
 
 
-def _failed(error: Exception) -> Future:
-    future = Future()
+def _failed(error: Exception) -> Future[Any]:
+    future: Future[Any] = Future()
     future.set_exception(error)
     return future
 

@@ -11,7 +11,7 @@ import signal as _signal
 import traceback
 from concurrent.futures import CancelledError
 from concurrent.futures.process import _RemoteTraceback as RemoteTraceback
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._exceptions import (
     ProcessError,
@@ -31,6 +31,31 @@ def _namesake(name: str) -> Any:
     return getattr(_namesakes, name, Exception)
 
 
+if TYPE_CHECKING:
+    # Exception is a base of each anyway, and billiard has no types.
+    class _BilliardsSoftTimeLimitExceeded(Exception):
+        """That of billiard, where it is installed."""
+
+    class _BilliardsTimeLimitExceeded(Exception):
+        """That of billiard, where it is installed."""
+
+    class _BilliardsWorkerLostError(Exception):
+        """That of billiard, where it is installed."""
+
+    class _BilliardsTerminated(Exception):
+        """That of billiard, where it is installed."""
+
+    class _BilliardsRestartFreqExceeded(Exception):
+        """That of billiard, where it is installed."""
+
+else:
+    _BilliardsSoftTimeLimitExceeded = _namesake("SoftTimeLimitExceeded")
+    _BilliardsTimeLimitExceeded = _namesake("TimeLimitExceeded")
+    _BilliardsWorkerLostError = _namesake("WorkerLostError")
+    _BilliardsTerminated = _namesake("Terminated")
+    _BilliardsRestartFreqExceeded = _namesake("RestartFreqExceeded")
+
+
 class _Told(Exception):
     """One whose arguments are billiard's, and whose text is the core's sentence."""
 
@@ -40,31 +65,31 @@ class _Told(Exception):
         return self.sentence or super().__str__()
 
 
-class SoftTimeLimitExceeded(SoftTimeoutError, _namesake("SoftTimeLimitExceeded")):  # type: ignore[misc]
+class SoftTimeLimitExceeded(SoftTimeoutError, _BilliardsSoftTimeLimitExceeded):
     """Raised inside a task that runs longer than its soft time limit."""
 
     __module__ = "deadpool.pool"
 
 
-class TimeLimitExceeded(_Told, TimeoutError, _namesake("TimeLimitExceeded")):  # type: ignore[misc]
+class TimeLimitExceeded(_Told, TimeoutError, _BilliardsTimeLimitExceeded):
     """The task ran longer than its time limit, and was killed. The argument is the limit."""
 
     __module__ = "deadpool.pool"
 
 
-class WorkerLostError(ProcessError, _namesake("WorkerLostError")):  # type: ignore[misc]
+class WorkerLostError(ProcessError, _BilliardsWorkerLostError):
     """The worker died while it ran the task."""
 
     __module__ = "deadpool.pool"
 
 
-class Terminated(_Told, ProcessError, _namesake("Terminated")):  # type: ignore[misc]
+class Terminated(_Told, ProcessError, _BilliardsTerminated):
     """The task was ended on request. The argument is the signal, if one was asked for."""
 
     __module__ = "deadpool.pool"
 
 
-class RestartFreqExceeded(ProcessError, _namesake("RestartFreqExceeded")):  # type: ignore[misc]
+class RestartFreqExceeded(ProcessError, _BilliardsRestartFreqExceeded):
     """No worker could be started, again and again."""
 
     __module__ = "deadpool.pool"
@@ -125,7 +150,9 @@ def terminated(signal: int | None = None, error: ProcessError | None = None) -> 
     return made
 
 
-def failure(future: Future, timeout: float | None, asked: dict[int, int]) -> BaseException | None:
+def failure(
+    future: Future[Any], timeout: float | None, asked: dict[int, int]
+) -> BaseException | None:
     """Return the exception of a future that has ended, as this interface has it; None if it has a result.
 
     :param timeout: The hard timeout that the task had.

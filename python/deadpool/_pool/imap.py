@@ -23,7 +23,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from .._future import Future
 from .engine import Engine
@@ -148,7 +148,7 @@ class Feed:
         done = self._ended if self._is_hurried or self._is_dropped else self._read
         return self._submitted - done
 
-    def _done(self, index: int, future: Future) -> None:
+    def _done(self, index: int, future: Future[Any]) -> None:
         assert self._engine is not None
         error = self._engine.failure(future, self._limits["timeout"])
         self._put(index, (False, error) if error is not None else (True, future.result(0)))
@@ -238,7 +238,18 @@ class Feed:
         self._wakes.put(None)
 
 
-class IMapIterator(multiprocessing.pool.IMapIterator, Generic[T]):  # type: ignore[type-arg]
+if TYPE_CHECKING:
+
+    class _Standard(multiprocessing.pool.IMapIterator[T]):
+        """The standard library's, which takes its parameter in typeshed alone."""
+
+else:
+
+    class _Standard(multiprocessing.pool.IMapIterator, Generic[T]):
+        """The standard library's, with a parameter."""
+
+
+class IMapIterator(_Standard[T]):
     """Iterates over the results of ``imap``, or of ``imap_unordered``.
 
     :param feed: Where they come from.

@@ -28,7 +28,7 @@ class PoolProcess:
     def __init__(self, pid: int, index: int) -> None:
         self.pid = pid
         self.index = index
-        self.name = f"PoolWorker-{index + 1}"
+        self.name: str = f"PoolWorker-{index + 1}"
         self.exitcode: int | None = None
         self._gone = threading.Event()
         self._started = _start_time(pid)

@@ -44,7 +44,7 @@ class ApplyResult(multiprocessing.pool.ApplyResult[T]):
     def __init__(
         self,
         engine: Engine,
-        futures: Sequence[Future],
+        futures: Sequence[Future[Any]],
         callbacks: Callbacks,
         *,
         timeout: float | None = None,
@@ -143,7 +143,7 @@ class ApplyResult(multiprocessing.pool.ApplyResult[T]):
         state = "ready" if self.ready() else "pending"
         return f"<{type(self).__module__}.{type(self).__qualname__} {state} at {id(self):#x}>"
 
-    def _kept(self) -> list[Future]:
+    def _kept(self) -> list[Future[Any]]:
         return self._futures
 
     def _wait(self, timeout: float | None) -> bool:
@@ -190,14 +190,14 @@ class ApplyResult(multiprocessing.pool.ApplyResult[T]):
         error = self._failure(future)
         return (False, error) if error is not None else (True, future.result(0))
 
-    def _failure(self, future: Future) -> BaseException | None:
+    def _failure(self, future: Future[Any]) -> BaseException | None:
         assert self._engine is not None
         error = self._engine.failure(future, self._timeout)
         if self._terminated is not None and isinstance(error, Terminated):
             return terminated(self._terminated)
         return error
 
-    def _one_ended(self, _future: Future) -> None:
+    def _one_ended(self, _future: Future[Any]) -> None:
         with self._lock:
             self._pending -= 1
             is_last = self._pending == 0
@@ -223,7 +223,7 @@ class ApplyResult(multiprocessing.pool.ApplyResult[T]):
             self._callbacks = Callbacks()
             self._told.set()
 
-    def _accepted_by(self, future: Future) -> None:
+    def _accepted_by(self, future: Future[Any]) -> None:
         self._post(self._tell_accepted, future.pid, time.monotonic())
 
     def _tell_accepted(self, pid: int, at: float) -> None:
@@ -232,7 +232,7 @@ class ApplyResult(multiprocessing.pool.ApplyResult[T]):
             call(self._callbacks.timeout_set, self, self._soft_timeout, self._timeout)
         call(self._callbacks.accepted, pid, at)
 
-    def _soft_timed_out(self, _future: Future) -> None:
+    def _soft_timed_out(self, _future: Future[Any]) -> None:
         self._post(self._tell_soft)
 
     def _tell_soft(self) -> None:
@@ -276,16 +276,16 @@ class MapResult(ApplyResult[list[T]], multiprocessing.pool.MapResult[T]):
         return True, values
 
 
-def release_after(slots: Slots, future: Future) -> None:
+def release_after(slots: Slots, future: Future[Any]) -> None:
     """Give the place of a task back when it ends."""
     future.add_done_callback(functools.partial(_release, slots))
 
 
-def _release(slots: Slots, _future: Future) -> None:
+def _release(slots: Slots, _future: Future[Any]) -> None:
     slots.release()
 
 
-def _has_ended(future: Future, timeout: float | None) -> bool:
+def _has_ended(future: Future[Any], timeout: float | None) -> bool:
     """Wait for a future. The task's own exception is returned and not raised, and so no timeout."""
     try:
         future.exception(timeout)

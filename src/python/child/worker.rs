@@ -40,7 +40,7 @@ extern "C" fn stack_written(_signal: libc::c_int) {
     }
 }
 
-/// A worker's process, driven by `deadpool._child.worker`.
+/// A worker's process.
 #[pyclass(module = "deadpool._core", frozen)]
 pub struct Worker {
     page: Arc<PageUser>,
@@ -117,7 +117,7 @@ impl Worker {
         seq.is_some_and(|seq| self.page.take_soft_interrupt(seq))
     }
 
-    /// Wait for the environment and apply it with `apply(pickled)`. **Blocks.**
+    /// Wait for the environment and apply it with `apply(pickled)`. Blocks.
     fn receive_environ(&self, py: Python<'_>, apply: &Bound<'_, PyAny>) -> PyResult<()> {
         let mut session = self.take_session()?;
         let going_on = session.receive_environ(&mut self.interpreter(py, apply));
@@ -137,7 +137,7 @@ impl Worker {
         Ok(told?)
     }
 
-    /// Run tasks until the supervisor wants no more. **Blocks.**
+    /// Run tasks until the supervisor wants no more. Blocks.
     fn run(&self, py: Python<'_>, apply: &Bound<'_, PyAny>) -> PyResult<()> {
         let mut session = self.take_session()?;
         session.ready()?;

@@ -10,9 +10,7 @@ use crate::child::zygote::{Forker, WorkerFds, Zygote};
 use crate::python::descriptors::own;
 use crate::sys::process_tree;
 
-/// Run a zygote until the parent is gone or wants it to end. **Blocks.**
-///
-/// `fork(worker, fds, inherited)` forks a worker and returns its pid.
+/// Run a zygote until the parent is gone or wants it to end. Blocks.
 #[pyfunction]
 pub(super) fn run_zygote(control: RawFd, fork: &Bound<'_, PyAny>) -> PyResult<()> {
     struct Python<'a, 'py>(&'a Bound<'py, PyAny>);

@@ -31,7 +31,10 @@ impl FutureBase {
     #[allow(clippy::unused_self, reason = "an initializer is a method")]
     fn __init__(&self) {}
 
-    /// Give up on the result. False if the task has ended.
+    /// Give up on the result. Return False if the task has ended.
+    ///
+    /// A running task goes on, and its result is thrown away, unless the pool was made with
+    /// ``kill_on_cancel``. Does not block.
     fn cancel(slf: &Bound<'_, Self>) -> PyResult<bool> {
         Self::poll(slf)?;
         let (state, handle) = {
@@ -61,7 +64,10 @@ impl FutureBase {
         Ok(cancelled || slf.get().lock().state.is_cancelled())
     }
 
-    /// Give up on the result, and send `sig` to the task's process tree if it runs.
+    /// Give up on the result, and send ``sig`` to the task's process tree if it runs.
+    ///
+    /// A tree that outlives another signal than SIGKILL by the pool's ``kill_grace_period`` is killed.
+    /// Hits this task and no other. Does not block.
     #[pyo3(signature = (sig = libc::SIGKILL))]
     fn cancel_and_kill_if_running(slf: &Bound<'_, Self>, sig: i32) -> PyResult<bool> {
         let last = libc::SIGRTMAX();
@@ -88,7 +94,7 @@ impl FutureBase {
         Self::cancel(slf)
     }
 
-    /// Whether the task has ended, even where the completer has not come to the future yet.
+    /// Return whether the task has ended, even if no callback was called for that yet.
     fn _has_outcome(slf: &Bound<'_, Self>) -> PyResult<bool> {
         Ok(Self::done(slf)? || slf.get().has_untold_outcome())
     }
@@ -114,7 +120,11 @@ impl FutureBase {
         Ok(slf.get().lock().state.is_done())
     }
 
-    /// Return the task's result, or raise its exception. Blocks for at most `timeout` seconds.
+    /// Return the task's result, or raise its exception. Blocks for at most ``timeout`` seconds.
+    ///
+    /// :raises concurrent.futures.TimeoutError: If the task has not ended by then.
+    /// :raises CancelledError: If the future was cancelled.
+    #[allow(clippy::doc_markdown, reason = "the docstring is Python's, in reStructuredText")]
     #[pyo3(signature = (timeout = None))]
     fn result(slf: &Bound<'_, Self>, timeout: Option<f64>) -> PyResult<Py<PyAny>> {
         let py = slf.py();
@@ -155,7 +165,10 @@ impl FutureBase {
         }
     }
 
-    /// Call `fn(future)` when the future ends, or now if it has.
+    /// Call ``fn(future)`` when the future ends, or now if it has.
+    ///
+    /// Called in the pool's completer thread, where it delays other callbacks and nothing else; in
+    /// the calling thread if the future has ended, or is cancelled by it.
     fn add_done_callback(slf: &Bound<'_, Self>, r#fn: &Bound<'_, PyAny>) -> PyResult<()> {
         Self::prefer_completer(slf)?;
         let callbacks = Self::list(slf, |extras| &mut extras.callbacks);
@@ -169,7 +182,9 @@ impl FutureBase {
         call_back(slf, r#fn, stdlib::FUTURES_LOGGER)
     }
 
-    /// Call `fn(future)` when the task starts, or now if it has.
+    /// Call ``fn(future)`` when the task starts, or now if it has; its ``pid`` is known then.
+    ///
+    /// Once: where a task is run again after its worker died, ``pid`` changes and nothing is called.
     fn add_pid_callback(slf: &Bound<'_, Self>, r#fn: &Bound<'_, PyAny>) -> PyResult<()> {
         if !r#fn.is_callable() {
             let class = r#fn.get_type();
@@ -192,7 +207,10 @@ impl FutureBase {
         call_back(slf, r#fn, stdlib::DEADPOOL_LOGGER)
     }
 
-    /// Call `fn(future)` when the task's soft timeout has passed, or now if it has.
+    /// Call ``fn(future)`` when the task's soft timeout has passed, or now if it has.
+    ///
+    /// Called when :class:`SoftTimeoutError` is about to be raised in the task, by the thread that
+    /// calls done-callbacks. What it raises is logged.
     fn add_soft_timeout_callback(slf: &Bound<'_, Self>, r#fn: &Bound<'_, PyAny>) -> PyResult<()> {
         if !r#fn.is_callable() {
             let class = r#fn.get_type();

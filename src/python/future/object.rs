@@ -21,7 +21,7 @@ use pyo3::types::PyList;
 
 use super::link::Handle;
 
-/// The native part of `deadpool.Future`.
+/// The native part of :class:`deadpool.Future`.
 #[pyclass(module = "deadpool._core", subclass, frozen, dict, weakref)]
 #[derive(Default)]
 pub struct FutureBase {
