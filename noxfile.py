@@ -44,6 +44,8 @@ PYTEST = [
     "numpy",
     "syrupy",
 ]
+# What runs everywhere. A selection leaves snapshots unused, which is no fault there.
+EVERY_PYTHON = ["-m", "every_python and not slow", "--snapshot-warn-unused"]
 
 nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_missing_interpreters = True
@@ -231,7 +233,7 @@ def quick(session: nox.Session) -> None:
     session.run("ruff", "check", ".")
     run_cargo(session, "test", "--locked", "--no-default-features", "--lib", "policy::")
     session.install("--force-reinstall", "--no-deps", wheel(session, EDITED))
-    run_pytest(session, "-m", "every_python and not slow", "-k", "not spawn and not fork-")
+    run_pytest(session, *EVERY_PYTHON, "-k", "not spawn and not fork-")
 
 
 @nox.session(python=MAIN)
@@ -307,7 +309,7 @@ def tests(session: nox.Session) -> None:
     """Test with real processes: all on the main interpreter, a smaller set on the others."""
     install_wheel(session, *PYTEST)
     # Starting interpreters from nothing is what takes the time, and is the same on all of them.
-    smaller = ["-m", "every_python and not slow", "-k", "not spawn"]
+    smaller = [*EVERY_PYTHON, "-k", "not spawn"]
     run_pytest(session, *([] if session.python == MAIN else smaller))
 
 
